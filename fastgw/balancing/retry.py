@@ -1,0 +1,67 @@
+"""May a request be attempted again? What is certain, what is not, and what is allowed.
+
+A request that provably was not processed is always attempted again. One that may have run is
+repeated at most once, and only where the operator (or the table below, for the calls known to
+change no state a caller can see) says that the only effect of running twice is its price.
+"""
+
+from __future__ import annotations
+
+import orjson
+
+from ..errors import Retryable
+
+# RFC 9110 §9.2.2: these may be repeated by anyone.
+IDEMPOTENT_METHODS = frozenset({b"GET", b"HEAD", b"OPTIONS", b"PUT", b"DELETE"})
+
+# POSTs that compute an answer and change nothing else. By the end of the path, because a base
+# path may stand before it.
+REPLAYABLE_ENDINGS = (
+    b"/chat/completions",
+    b"/completions",
+    b"/embeddings",
+    b"/moderations",
+    b"/rerank",
+)
+# Replayable only if the answer is not stored at the provider (``"store": false``).
+STORING_ENDINGS = (b"/responses",)
+
+STALE_REUSE_S = 1.0  # a reused connection that ends this soon after the write was dead before
+
+
+def computes_answer(method: bytes, path: bytes) -> bool:
+    """Is this one of the calls whose answer is one JSON document, or a stream of them?"""
+    return method == b"POST" and path.endswith(REPLAYABLE_ENDINGS + STORING_ENDINGS)
+
+
+def is_replayable(method: bytes, path: bytes, body: bytes | None) -> bool:
+    """The built-in answer where a route does not say ``replayable`` itself."""
+    if method in IDEMPOTENT_METHODS:
+        return True
+    if method != b"POST":
+        return False
+    return path.endswith(REPLAYABLE_ENDINGS) or (path.endswith(STORING_ENDINGS) and not _is_stored(body))
+
+
+def _is_stored(body: bytes | None) -> bool:
+    """Does the provider keep the answer? It does unless it is told not to."""
+    try:
+        request = orjson.loads(body or b"")
+    except orjson.JSONDecodeError:
+        return True
+    return not (isinstance(request, dict) and request.get("store") is False)
+
+
+def may_attempt_again(retryable: Retryable, replayable: bool, uncertain_replays: int) -> bool:
+    """Whether a failed attempt may be followed by one on another node.
+
+    Args:
+        retryable: what the failure says about the request.
+        replayable: running this request twice does no harm.
+        uncertain_replays: replays of a request that may have run, so far.
+    """
+    if retryable is Retryable.NEVER:
+        return False
+    if retryable is Retryable.ALWAYS:
+        return True
+    return replayable and uncertain_replays < 1

@@ -1,0 +1,83 @@
+"""C types of upstream.py."""
+
+cimport cython
+
+from fastgw._core cimport Node, Pick, Selector, Tried
+
+
+cdef int _NORMAL, _TRIAL, _ACTIVE
+cdef int _SUCCEEDED, _BUSY, _FAILED, _DEAD, _FORBIDDEN, _IGNORED
+cdef double _FAILURE_MEMORY_S
+
+
+cdef class Attempt
+
+
+cdef class Upstream:
+    cdef readonly str name
+    cdef readonly tuple nodes
+    cdef readonly dict by_name
+    cdef readonly int retries
+    cdef readonly double retry_timeout_s
+    cdef readonly object health
+    cdef Selector _selector
+    cdef object _random
+    # Policy, as the outcomes need it
+    cdef bint _counts
+    cdef bint _counts_late
+    cdef bint _trial_decides
+    cdef bint _probes
+    cdef bint _ejects_at_once
+    cdef long long _limit_success, _limit_http, _limit_tcp, _limit_timeout
+    cdef long long _probe_success, _probe_http, _probe_tcp, _probe_timeout
+    cdef double _ejection_s, _ejection_max_s, _jitter
+    cdef int _rate_min, _rate_percent, _forbidden_needed
+    cdef double _busy_s, _busy_max_s, _overload_s, _cooling_max_s
+    cdef double _dead_s, _dead_max_s
+    cdef double _panic_pause_s, _probe_hold_s
+
+    # Attempts
+
+    @cython.locals(attempt=Attempt)
+    cpdef Attempt start_attempt(self, double now, Tried tried=*)
+    cpdef double next_recovery(self, double now)
+    # Probes
+    cpdef bint record_probe(self, Node node, int report, double now) except -1
+    # Policy
+    cdef double _spread(self) except? -1
+    cdef long long _limit(self, int kind) noexcept
+    cdef long long _probe_limit(self, int kind) noexcept
+
+
+# No fields of its own: so it shares the free list of its base.
+cdef class Attempt(Pick):
+    # Underway
+
+    @cython.locals(upstream=Upstream)
+    cpdef bint is_stale(self) except -1
+    cpdef bint answered(self, double now) except -1
+    # The one outcome
+    cpdef bint succeeded(self, double now) except -1
+
+    @cython.locals(
+        upstream=Upstream,
+        node=Node,
+        on_probation=cython.bint,
+        is_late=cython.bint,
+        usable=cython.bint,
+    )
+    cpdef bint failed(self, int kind, double now, bint at_once=*) except -1
+
+    @cython.locals(upstream=Upstream, node=Node, known=cython.bint)
+    cpdef bint busy(self, double until, double now, bint overload=*) except -1
+
+    @cython.locals(upstream=Upstream, node=Node, known=cython.bint)
+    cpdef bint dead(self, double now) except -1
+
+    @cython.locals(upstream=Upstream, node=Node, known=cython.bint)
+    cpdef bint forbidden(self, double now) except -1
+    cpdef bint ignored(self, double now) except -1
+    # Effects
+
+    @cython.locals(upstream=Upstream, node=Node, limit=cython.longlong)
+    cdef void _credit(self, double now) except *

@@ -1,0 +1,351 @@
+"""An upstream: the nodes of one service, and attempts on them that end with exactly one outcome.
+
+Late news is dropped. Every attempt remembers its node's generation and verdict as of the pick: an
+outcome from before an ejection neither ejects again nor heals, and a trial's failure counts only
+if nothing else has been learned about the node meanwhile. Whatever the outcome does, it gives the
+node's in-flight place and the trial back.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from enum import IntEnum
+from random import Random
+
+from fastgw._core import Node, Pick, PickKind, Selector, Tried
+from fastgw.balancing.health import HealthPolicy, Thresholds
+
+
+class AttemptOutcome(IntEnum):
+    """How an attempt ended; also the index in ``Node.outcomes``."""
+
+    PENDING = 0
+    SUCCEEDED = 1
+    BUSY = 2
+    FAILED = 3
+    DEAD = 4
+    FORBIDDEN = 5
+    IGNORED = 6
+    ABANDONED = 7  # dropped without an outcome; the kernel counts it
+
+
+# The same numbers as C integers (see the .pxd), and those of _core.PickKind and _core.Cause.
+_SUCCEEDED = 1
+_BUSY = 2
+_FAILED = 3
+_DEAD = 4
+_FORBIDDEN = 5
+_IGNORED = 6
+_NORMAL = 0
+_TRIAL = 1
+_ACTIVE = 2
+
+_FAILURE_MEMORY_S = 600.0  # so long a failure of live traffic is not wiped away by a probe's success
+
+
+class Upstream:
+    """A named set of nodes with balancing, health and retry policy.
+
+    Args:
+        nodes: at most 1,024; their order is their position.
+        health: how outcomes and probes move health; None for the defaults.
+        name: for logs and metrics.
+        retries: attempts after the first one; None for one per further node.
+        retry_timeout_s: no retry begins later than this after the first attempt; 0 = no limit.
+        random: returns a number in [0, 1), for jitter. One of its own by default.
+    Raises:
+        ValueError: too many nodes, one of them twice, or a negative number.
+    """
+
+    def __init__(
+        self,
+        nodes: Iterable[Node],
+        health: HealthPolicy | None = None,
+        *,
+        name: str = "",
+        retries: int | None = None,
+        retry_timeout_s: float = 0.0,
+        random: Callable[[], float] | None = None,
+    ) -> None:
+        policy = health if health is not None else HealthPolicy()
+        self.name = name
+        self.nodes = tuple(nodes)
+        self.by_name = {node.name: node for node in reversed(self.nodes)}  # of two namesakes the first
+        self.retries = retries if retries is not None else max(0, len(self.nodes) - 1)
+        self.retry_timeout_s = retry_timeout_s
+        if self.retries < 0 or self.retry_timeout_s < 0:
+            raise ValueError("retries and retry_timeout_s must not be negative")
+        self.health = policy
+        self._random = random if random is not None else Random().random
+        self._selector = Selector(
+            self.nodes,
+            panic=policy.panic,
+            panic_in_flight=policy.panic_in_flight,
+            trials=policy.trials,
+            trial_lease_s=policy.trial_lease_s,
+        )
+
+        passive = policy.passive if policy.passive is not None else Thresholds(0, 0, 0, 0)
+        self._counts = policy.passive is not None
+        self._limit_success = passive.successes
+        self._limit_http = passive.http_failures
+        self._limit_tcp = passive.tcp_failures
+        self._limit_timeout = passive.timeouts
+        active = policy.active if policy.active is not None else Thresholds(0, 0, 0, 0)
+        self._probes = policy.active is not None
+        self._probe_success = active.successes
+        self._probe_http = active.http_failures
+        self._probe_tcp = active.tcp_failures
+        self._probe_timeout = active.timeouts
+
+        self._counts_late = not policy.trials  # APISIX counts every report, however late
+        self._trial_decides = policy.heal_by_probe_only_after_trial
+        self._ejects_at_once = policy.eject_on_connect_failure
+        self._ejection_s = policy.ejection_s
+        self._ejection_max_s = policy.ejection_max_s
+        self._jitter = policy.ejection_jitter
+        self._rate_min = policy.rate_min_requests if policy.rate_percent else 0
+        self._rate_percent = policy.rate_percent
+        self._forbidden_needed = policy.forbidden_needed
+        self._busy_s = policy.busy_default_s
+        self._busy_max_s = policy.busy_max_s
+        self._overload_s = policy.overload_default_s
+        self._cooling_max_s = policy.cooling_max_s
+        self._dead_s = policy.dead_reprobe_s
+        self._dead_max_s = policy.dead_reprobe_max_s
+        self._panic_pause_s = policy.panic_pause_s
+        self._probe_hold_s = policy.probe_hold_s
+
+    def __repr__(self) -> str:
+        return f"<Upstream {self.name + ' ' if self.name else ''}{list(self.nodes)}>"
+
+    # --- Attempts ---
+
+    def start_attempt(self, now: float, tried: Tried | None = None) -> Attempt | None:
+        """Begin an attempt on the next node, or None: nothing may be picked now.
+
+        Args:
+            now: monotonic time, seconds.
+            tried: what this exchange has tried; the node picked is added to it.
+        """
+        attempt = Attempt.__new__(Attempt)
+        if not self._selector.pick_into(attempt, now, tried):
+            return None
+        attempt.owner = self
+        return attempt
+
+    def next_recovery(self, now: float) -> float:
+        """When the first node is expected back, monotonic seconds; ``now`` if one is available."""
+        return self._selector.next_recovery(now)
+
+    # --- Probes ---
+
+    def record_probe(self, node: Node, report: int, now: float) -> bool:
+        """Count the result of a probe against the active thresholds.
+
+        Unless the policy says otherwise, a success neither ends an ejection by live traffic (a
+        trial does, and a failing probe keeps trials back) nor wipes away the failures that live
+        traffic has counted so far.
+
+        Args:
+            report: a _core.Report.
+        Returns:
+            Whether the node changed between usable and unusable.
+        """
+        if not self._probes:
+            return False
+        node.note_probe(report != 0, now + self._probe_hold_s)
+        if report:
+            if not node.report(report, self._probe_limit(report)):
+                return False
+            node.eject(now, _ACTIVE)
+            return True
+        if self._trial_decides:
+            if not node.is_usable():
+                if not node.is_out_by_probes():
+                    return False
+            elif node.traffic_failed_at and now - node.traffic_failed_at < _FAILURE_MEMORY_S:
+                return False
+        if not node.report(report, self._probe_success):
+            return False
+        node.heal(now)
+        return True
+
+    # --- Policy ---
+
+    def _spread(self) -> float:
+        """The factor by which a term is jittered."""
+        return 1.0 + self._jitter * (2.0 * self._random() - 1.0)
+
+    def _limit(self, kind: int) -> int:
+        if kind == 1:
+            return self._limit_http
+        return self._limit_tcp if kind == 2 else self._limit_timeout
+
+    def _probe_limit(self, kind: int) -> int:
+        if kind == 1:
+            return self._probe_http
+        return self._probe_tcp if kind == 2 else self._probe_timeout
+
+
+class Attempt(Pick):
+    """One try of an exchange on one node. Made by ``Upstream.start_attempt``.
+
+    Exactly one of ``succeeded``, ``failed``, ``busy``, ``dead``, ``forbidden`` and ``ignored`` ends
+    it; they return False, and do nothing, if it has ended before. One that is dropped without an
+    outcome is nobody's fault either. ``kind`` is a _core.PickKind, ``outcome`` an AttemptOutcome (0 until
+    it ended), ``owner`` its Upstream; times are monotonic seconds.
+    """
+
+    __slots__ = ()
+
+    def __repr__(self) -> str:
+        if self.outcome < 0:
+            return "<Attempt not begun>"
+        outcome = AttemptOutcome(self.outcome).name.lower()
+        kind = PickKind(self.kind).name.lower()
+        return f"<Attempt {self.node.name} {kind} {outcome} started_at={self.started_at:.3f}>"
+
+    # --- Underway ---
+
+    def is_stale(self) -> bool:
+        """The node was found out after this attempt had begun: one that still waits should move.
+
+        Never where every report counts, however late (APISIX).
+        """
+        if not self.is_out_of_date():
+            return False
+        upstream = self.owner
+        return not upstream._counts_late
+
+    def answered(self, now: float) -> bool:
+        """The answer's first content is here: good news now, although the attempt goes on.
+
+        For long answers: a trial is passed with their first content, not with their last. Optional;
+        the outcome is still due, and a success is not counted twice.
+        """
+        if not self.answer():
+            return False
+        if self.node.note_result(False, now):
+            self._credit(now)
+        return True
+
+    # --- The one outcome ---
+
+    def succeeded(self, now: float) -> bool:
+        """The node did its work, or refused a request that was the caller's own fault."""
+        if not self.end(_SUCCEEDED):
+            return False
+        if not self.has_answered and self.node.note_result(False, now):
+            self._credit(now)
+        return True
+
+    def failed(self, kind: int, now: float, at_once: bool = False) -> bool:
+        """The node did not do its work. Ejects it when its policy says that this is enough.
+
+        Args:
+            kind: an errors.FailureKind.
+            at_once: no connection could be made, which need not be seen twice.
+        Raises:
+            ValueError: no such kind; the attempt goes on.
+        """
+        if kind < 1 or kind > 3:
+            raise ValueError(f"not a kind of failure: {kind}")
+        if not self.end(_FAILED):
+            return False
+        upstream = self.owner
+        node = self.node
+        on_probation = self.kind != _NORMAL and not self.has_answered
+        is_late = self.is_out_of_date() or (on_probation and self.is_overtaken())
+        if is_late and not upstream._counts_late:
+            if not node.is_usable():
+                node.hold_panic(now + upstream._panic_pause_s)
+            return True
+        node.note_result(True, now)
+        if on_probation:
+            node.hold_panic(now + upstream._panic_pause_s)
+        if not upstream._counts:
+            return True
+        usable = node.is_usable()
+        if usable:
+            node.note_traffic_failure(now)
+        if node.report(kind, upstream._limit(kind)):
+            pass  # that was one too many
+        elif on_probation and self.kind == _TRIAL:
+            pass  # the trial has decided
+        elif not usable:
+            return True
+        elif at_once and upstream._ejects_at_once:
+            pass
+        elif not upstream._rate_min or not node.is_failing(now, upstream._rate_min, upstream._rate_percent):
+            return True
+        node.eject_for(now, upstream._ejection_s, upstream._ejection_max_s, upstream._spread())
+        return True
+
+    def busy(self, until: float, now: float, overload: bool = False) -> bool:
+        """The node is well but asks for rest: it cools, and no failure is counted.
+
+        Args:
+            until: monotonic seconds; not after ``now`` if the node named no time.
+            overload: the node itself is overloaded (503, 529), it is not one key's limit (429).
+        """
+        if not self.end(_BUSY):
+            return False
+        upstream = self.owner
+        node = self.node
+        # Of the requests that were under way together only the first one makes the term grow.
+        known = node.is_cooling() and self.is_overtaken()
+        if until > now:
+            node.cool(min(until, now + upstream._cooling_max_s))
+        elif not known:
+            if overload:
+                node.cool(now + upstream._overload_s * upstream._spread())
+            else:
+                node.cool_for(now, upstream._busy_s, upstream._busy_max_s, upstream._spread())
+        if self.kind != _NORMAL or not node.is_usable():
+            node.hold_panic(now + upstream._panic_pause_s)
+        return True
+
+    def dead(self, now: float) -> bool:
+        """The node refuses our credential, or its account is empty: out until it is tried again."""
+        if not self.end(_DEAD):
+            return False
+        upstream = self.owner
+        node = self.node
+        known = node.is_dead() and self.is_overtaken()
+        if not known:
+            node.kill_for(now, upstream._dead_s, upstream._dead_max_s)
+        return True
+
+    def forbidden(self, now: float) -> bool:
+        """A 403: ``dead`` when it is not the first in a row, else only this request moves on."""
+        if not self.end(_FORBIDDEN):
+            return False
+        upstream = self.owner
+        node = self.node
+        known = node.is_dead() and self.is_overtaken()
+        if not known and node.count_forbidden() >= upstream._forbidden_needed:
+            node.kill_for(now, upstream._dead_s, upstream._dead_max_s)
+        return True
+
+    def ignored(self, now: float) -> bool:
+        """It ended by nobody's fault: the client left, or this kind of request does not suit the node."""
+        return self.end(_IGNORED)
+
+    # --- Effects ---
+
+    def _credit(self, now: float) -> None:
+        """A success on a node about which there was something to clear."""
+        upstream = self.owner
+        node = self.node
+        if self.is_out_of_date() and not upstream._counts_late:
+            return
+        if self.kind != _NORMAL or not self.is_overtaken():
+            node.absolve(now)
+        limit = upstream._limit_success
+        if not node.is_usable() and not upstream._counts_late:
+            if self.kind != _TRIAL and node.is_out_by_probes():
+                return  # probes found it out, and they still watch it
+            limit = max(1, limit)  # a passed trial counts even where successes do not
+        if node.report(0, limit):
+            node.heal(now)

@@ -1,0 +1,231 @@
+"""The configuration as frozen values: what the files say, with every default filled in.
+
+Nothing here knows sockets or objects; ``gateway.py`` builds those from these values.
+Times are seconds, sizes bytes, weights and priorities integers.
+Values compare without their marks: what only moved to another line is unchanged.
+Fields that may hold keys are left out of ``repr``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from types import MappingProxyType
+from typing import Any
+
+EMPTY: Mapping[str, Any] = MappingProxyType({})
+
+
+class Profile(StrEnum):
+    """Which set of defaults fills in what a file leaves out."""
+
+    LLM = "llm"
+    APISIX = "apisix"
+
+
+@dataclass(frozen=True, slots=True)
+class Mark:
+    """Where a value stands in its file; line and column count from 1."""
+
+    file: str
+    line: int
+    column: int
+    path: str = ""  # services[0].upstream.nodes[1]
+
+
+@dataclass(frozen=True, slots=True)
+class Timeouts:
+    """An upstream's or route's ``timeout``: connect, send (no write progress), read (silence)."""
+
+    connect_s: float
+    send_s: float
+    read_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Keepalive:
+    """The idle pool of one node."""
+
+    size: int = 320
+    idle_timeout_s: float = 30.0
+    requests: int = 1000
+
+
+@dataclass(frozen=True, slots=True)
+class ActiveCheck:
+    """Probes. An interval of 0 means: this kind of probe never runs.
+
+    ``None`` for a status set means that the user wrote none and the profile's rule holds
+    (llm: below 500 is up, 5xx is down).
+    """
+
+    type: str  # http | https | tcp
+    timeout_s: float = 1.0
+    concurrency: int = 10
+    host: str | None = None
+    port: int | None = None
+    http_method: str = "GET"
+    http_path: str = "/"
+    verify: bool = True
+    req_headers: tuple[tuple[str, str], ...] = field(default=(), repr=False)
+    healthy_interval_s: float = 1.0
+    healthy_statuses: frozenset[int] | None = None
+    successes: int = 2
+    unhealthy_interval_s: float = 1.0
+    unhealthy_statuses: frozenset[int] | None = None
+    http_failures: int = 5
+    tcp_failures: int = 2
+    timeouts: int = 3
+
+
+@dataclass(frozen=True, slots=True)
+class PassiveCheck:
+    """Counting of live outcomes. 0 switches a counter off; ``None`` statuses as in ActiveCheck."""
+
+    healthy_statuses: frozenset[int] | None = None
+    successes: int = 5
+    unhealthy_statuses: frozenset[int] | None = None
+    http_failures: int = 5
+    tcp_failures: int = 5
+    timeouts: int = 5
+    connect_failure_ejects: bool = True  # one refused, untrusted or blackholed connect is enough
+
+
+@dataclass(frozen=True, slots=True)
+class NodeConfig:
+    """One server of an upstream, with our own extensions of APISIX's node object."""
+
+    host: str
+    port: int
+    weight: int = 1
+    priority: int = 0
+    name: str = ""  # "host:port" when the file gives none
+    provider: str | None = None  # the dialect; known hosts imply it
+    auth_headers: tuple[tuple[str, str], ...] = field(default=(), repr=False)
+    auth_query: tuple[tuple[str, str], ...] = field(default=(), repr=False)
+    models: tuple[tuple[str, str], ...] = ()  # (glob, model) in written order
+    timeout: Timeouts | None = None
+    max_in_flight: int = 0  # 0: no limit
+    ca_file: str | None = None
+    metadata: Mapping[str, Any] = field(default_factory=lambda: EMPTY, hash=False)
+    mark: Mark | None = field(default=None, compare=False)
+
+
+@dataclass(frozen=True, slots=True)
+class UpstreamConfig:
+    """A named set of nodes with balancing, health and retry policy."""
+
+    name: str
+    nodes: tuple[NodeConfig, ...]
+    type: str = "roundrobin"
+    scheme: str = "http"
+    retries: int | None = None  # None: number of nodes - 1
+    retry_timeout_s: float = 0.0  # 0: no limit of its own
+    timeout: Timeouts | None = None
+    pass_host: str = "node"  # pass | node | rewrite
+    upstream_host: str | None = None
+    keepalive: Keepalive = field(default_factory=Keepalive)
+    active: ActiveCheck | None = None
+    passive: PassiveCheck | None = None  # None: the file wrote none; the profile decides
+    ca_file: str | None = None
+    id: str = ""
+    mark: Mark | None = field(default=None, compare=False)
+
+
+@dataclass(frozen=True, slots=True)
+class PluginConfig:
+    """One plugin of a route or service: its name and its conf as written (validated)."""
+
+    name: str
+    conf: Mapping[str, Any] = field(repr=False, hash=False)  # may hold keys
+    mark: Mark | None = field(default=None, compare=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Deadlines:
+    """Per-route time limits, seconds. The defaults are the whole table."""
+
+    connect_s: float = 5.0
+    head_stream_s: float = 30.0
+    head_s: float = 120.0
+    first_content_stream_s: float = 60.0
+    first_content_s: float = 120.0
+    progress_s: float = 60.0
+    idle_s: float = 120.0
+    node_write_s: float = 30.0
+    client_write_s: float = 120.0
+    total_s: float = 600.0
+
+
+@dataclass(frozen=True, slots=True)
+class RouteConfig:
+    """A predicate on a request head, its plugins, its upstream."""
+
+    id: str
+    name: str
+    uris: tuple[str, ...]  # "/a" exact, "/a*" prefix
+    upstream: UpstreamConfig | None
+    service: str | None = None
+    hosts: tuple[str, ...] = ()
+    methods: tuple[str, ...] = ()
+    priority: int = 0
+    plugins: tuple[PluginConfig, ...] = ()  # service and route merged, the route's wins by name
+    timeout: Timeouts | None = None
+    deadlines: Deadlines = field(default_factory=Deadlines)
+    replayable: bool | None = None  # None: by method and path
+    passthrough: bool = False  # the client's own credentials go to the node
+    enable_websocket: bool = False
+    on_stream_failure: str = "end"  # end | resume: what becomes of a stream that breaks after its commit
+    strip_prefix: str = ""  # nodes see the path without it; "" or "/a", never with a / at its end
+    mark: Mark | None = field(default=None, compare=False)
+
+
+@dataclass(frozen=True, slots=True)
+class ConsumerConfig:
+    """A client known by its keys (key-auth)."""
+
+    username: str
+    keys: tuple[str, ...] = field(repr=False)
+    mark: Mark | None = field(default=None, compare=False)
+
+
+@dataclass(frozen=True, slots=True)
+class ProcessConfig:
+    """The top-level ``fastgw:`` object: settings of the process, not of a route."""
+
+    listen: tuple[str, ...] = ()  # () : the command line's default
+    admin: str | None = None
+    admin_token: str | None = field(default=None, repr=False)
+    drain_s: float = 30.0
+    access_log: str | None = None
+    log_level: str | None = None
+    log_format: str | None = None
+    ca_file: str | None = None
+    connect_to: tuple[tuple[str, int, str, int], ...] = ()  # "" and 0: any, or unchanged
+    dead_reprobe_s: float = 60.0
+    cooling_max_s: float = 600.0
+    hold_body_bytes: int = 16 * 1024 * 1024
+    hold_total_bytes: int = 256 * 1024 * 1024
+    max_body_bytes: int = 64 * 1024 * 1024
+    hold_answer_bytes: int = 1024 * 1024
+    max_head_bytes: int = 32 * 1024
+    max_fields: int = 100
+    max_connections: int = 10_000
+    head_timeout_s: float = 10.0
+    body_stall_s: float = 30.0
+    keepalive_s: float = 75.0
+    allow_unauthenticated: bool = False
+    response_headers: bool = True  # x-fastgw-upstream and its kin
+
+
+@dataclass(frozen=True, slots=True)
+class Config:
+    """A whole, validated configuration."""
+
+    routes: tuple[RouteConfig, ...]
+    consumers: tuple[ConsumerConfig, ...] = ()
+    process: ProcessConfig = field(default_factory=ProcessConfig)
+    profile: Profile = Profile.LLM
+    file: str = "<embedded>"
+    warnings: tuple[str, ...] = ()

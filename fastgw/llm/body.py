@@ -1,0 +1,382 @@
+"""Reads the few facts the gateway needs from a JSON body, without parsing it.
+
+A request body may be megabytes of conversation of which only ``model`` and ``stream`` matter here.
+The scan walks the keys of the top level and steps over every value by its brackets and quotes; it
+builds no tree, and its memory does not grow with what a client sends. It does not check what it
+steps over: on valid JSON it agrees with a full parser, and an invalid body is for the provider to
+refuse. Where parsers are known to differ (a key given twice) it says so instead of choosing.
+"""
+
+from typing import Any
+
+import orjson
+
+# DeepSeek's finish_reason for "we had to stop in the middle": an ended answer that is not whole.
+BROKEN_OFF = "insufficient_system_resource"
+_BROKEN_OFF_VALUE = b'"insufficient_system_resource"'
+
+_MAX_DEPTH = 64  # of brackets in brackets; a deeper body is not read (the bits of `shape`, too)
+
+
+class BodyFacts:
+    """What a request body says of itself at its top level.
+
+    Attributes:
+        model: the model's name, None when there is none that is a valid string.
+        model_start, model_end: where that JSON string lies, quotes included; -1 when there is none.
+        duplicate_model: "model" is there more than once. Parsers differ in which one counts, so
+            whoever decides by it must refuse the request.
+        stream: is "stream" true?
+        include_usage: does "stream_options" ask for the usage chunk?
+    """
+
+    def __init__(self) -> None:
+        self.model: str | None = None
+        self.model_start = -1
+        self.model_end = -1
+        self.duplicate_model = False
+        self.stream = False
+        self.include_usage = False
+
+    def __repr__(self) -> str:
+        flags = "".join(
+            f" {name}" for name in ("duplicate_model", "stream", "include_usage") if getattr(self, name)
+        )
+        return f"<BodyFacts model={self.model!r}{flags}>"
+
+
+def scan(body: bytes) -> BodyFacts | None:
+    """Return the facts of a request body; None when it is not a JSON object (or deeper than 64)."""
+    p = body
+    end = len(body)
+    i = _skip_space(p, 0, end)
+    if i >= end or p[i] != 0x7B:
+        return None
+    facts = BodyFacts()
+    has_model = False
+    i = _skip_space(p, i + 1, end)
+    if i < end and p[i] == 0x7D:
+        return facts if _skip_space(p, i + 1, end) == end else None
+    while True:
+        if i >= end or p[i] != 0x22:
+            return None
+        key = i + 1
+        i = _skip_string(p, key, end)
+        if i < 0:
+            return None
+        name = _name_of(body, key, i - 1)
+        value = _skip_colon(p, i, end)
+        if value < 0:
+            return None
+        i = _skip_value(p, value, end)
+        if i < 0:
+            return None
+        if name == _MODEL:
+            facts.duplicate_model = has_model
+            has_model = True
+            facts.model = None
+            facts.model_start = -1
+            facts.model_end = -1
+            model = _string_of(body[value:i]) if p[value] == 0x22 else None
+            if model is not None:
+                facts.model = model
+                facts.model_start = value
+                facts.model_end = i
+        elif name == _STREAM:
+            facts.stream = p[value] == 0x74
+        elif name == _STREAM_OPTIONS:
+            facts.include_usage = _asks_usage(body[value:i])
+        i = _skip_space(p, i, end)
+        if i >= end:
+            return None
+        if p[i] == 0x7D:
+            return facts if _skip_space(p, i + 1, end) == end else None
+        if p[i] != 0x2C:
+            return None
+        i = _skip_space(p, i + 1, end)
+
+
+def replace_model(body: bytes, facts: BodyFacts, model: str) -> bytes:
+    """Return ``body`` with another model name; every other byte stays as it was.
+
+    ``facts`` must come from this body. A body without a model, or with this one, is returned as it is.
+    """
+    if facts is None:  # compiled, its fields would be read from nowhere
+        raise TypeError("no facts")
+    start = facts.model_start
+    end = facts.model_end
+    if start < 0 or facts.model == model:
+        return body
+    if end > len(body) or end - start < 2 or body[start : start + 1] != b'"' or body[end - 1 : end] != b'"':
+        raise ValueError("these facts are of another body")
+    view = memoryview(body)
+    return b"".join((view[:start], orjson.dumps(model), view[end:]))
+
+
+def answer_problem(body: bytes) -> str | None:
+    """Say why a whole answer of a 200 is none, or None when it can be given to the caller.
+
+    ``"empty"``: nothing in it, no choices; ``"not_json"``: cut or garbage; ``"error_in_200"``: an
+    error object where the answer should be; ``"broken_off"``: the provider says it did not finish.
+    Only for answers that are meant to be JSON.
+    """
+    p = body
+    end = len(body)
+    i = _skip_space(p, 0, end)
+    if i >= end:
+        return "empty"
+    if p[i] == 0x5B:
+        i = _skip_nested(p, i, end)
+        return None if i >= 0 and _skip_space(p, i, end) == end else "not_json"
+    if p[i] != 0x7B:
+        return "not_json"
+    has_answer = False
+    has_error = False
+    has_no_choices = False
+    i = _skip_space(p, i + 1, end)
+    if i < end and p[i] == 0x7D:
+        return "empty" if _skip_space(p, i + 1, end) == end else "not_json"
+    while True:
+        if i >= end or p[i] != 0x22:
+            return "not_json"
+        key = i + 1
+        i = _skip_string(p, key, end)
+        if i < 0:
+            return "not_json"
+        name = _name_of(body, key, i - 1)
+        value = _skip_colon(p, i, end)
+        if value < 0:
+            return "not_json"
+        i = _skip_value(p, value, end)
+        if i < 0:
+            return "not_json"
+        if name == _ERROR:
+            has_error = has_error or not _is_nothing(p, value, i)
+        elif name == _OBJECT:
+            has_error = has_error or (i - value == 7 and _is_word(p, value, b'"error"', 7))
+        elif name in (_CHOICES, _OUTPUT):
+            if not _is_nothing(p, value, i):
+                has_answer = True
+            elif name == _CHOICES:
+                has_no_choices = True
+        i = _skip_space(p, i, end)
+        if i >= end:
+            return "not_json"
+        if p[i] == 0x7D:
+            break
+        if p[i] != 0x2C:
+            return "not_json"
+        i = _skip_space(p, i + 1, end)
+    if _skip_space(p, i + 1, end) != end:
+        return "not_json"
+    if has_answer:
+        # A quote inside a text is escaped, so this is hardly ever there by chance.
+        if _BROKEN_OFF_VALUE in body and is_broken_off(_parse(body)):
+            return "broken_off"
+        return None
+    if has_error:
+        return "error_in_200"
+    return "empty" if has_no_choices else None
+
+
+def is_broken_off(answer: Any) -> bool:
+    """Did the provider end this answer, or this chunk of one, for lack of resources? Parsed JSON."""
+    choices = answer.get("choices") if isinstance(answer, dict) else None
+    return isinstance(choices, list) and any(
+        isinstance(choice, dict) and choice.get("finish_reason") == BROKEN_OFF for choice in choices
+    )
+
+
+# --- Names and small values ---------------------------------------------------------------------
+
+_NONE = 0
+_MODEL = 1
+_STREAM = 2
+_STREAM_OPTIONS = 3
+_ERROR = 4
+_CHOICES = 5
+_OUTPUT = 6  # output or data: what the other endpoints call their answer
+_OBJECT = 7
+
+
+def _name_of(body: bytes, start: int, end: int) -> int:
+    """Which key that matters is this one? Quotes excluded."""
+    p = body
+    size = end - start
+    if size == 4 and _is_word(p, start, b"data", 4):
+        return _OUTPUT
+    if size == 5:
+        if _is_word(p, start, b"model", 5):
+            return _MODEL
+        if _is_word(p, start, b"error", 5):
+            return _ERROR
+    if size == 6:
+        if _is_word(p, start, b"stream", 6):
+            return _STREAM
+        if _is_word(p, start, b"object", 6):
+            return _OBJECT
+        if _is_word(p, start, b"output", 6):
+            return _OUTPUT
+    if size == 7 and _is_word(p, start, b"choices", 7):
+        return _CHOICES
+    if size == 14 and _is_word(p, start, b"stream_options", 14):
+        return _STREAM_OPTIONS
+    # An escaped letter must not hide a key from us that the provider will see. The longest form of
+    # a name is six bytes a letter.
+    if size <= 84:
+        for k in range(start, end):
+            if p[k] == 0x5C:
+                name = _string_of(body[start - 1 : end + 1])
+                if name is not None and "\\" not in name and name.isascii():
+                    return _name_of(name.encode(), 0, len(name))
+                return _NONE
+    return _NONE
+
+
+def _parse(text: bytes) -> Any:
+    """Return the parsed JSON; None when it is not valid."""
+    try:
+        return orjson.loads(text)
+    except ValueError:
+        return None
+
+
+def _string_of(text: bytes) -> str | None:
+    """Return the value of a JSON string; None when it is not valid text."""
+    value = _parse(text)
+    return value if isinstance(value, str) else None
+
+
+def _asks_usage(text: bytes) -> bool:
+    if len(text) > 1024:  # it has two members; more than this is not worth a parse
+        return False
+    options = _parse(text)
+    return isinstance(options, dict) and options.get("include_usage") is True
+
+
+def _is_nothing(p: bytes, start: int, end: int) -> bool:
+    """Is the value null, false, zero, or an empty string, array or object?"""
+    if p[start] == 0x6E or p[start] == 0x66:
+        return True
+    if end - start == 1:
+        return p[start] == 0x30
+    # The brackets match; is there anything between them?
+    return (p[start] == 0x22 and end - start == 2) or (
+        (p[start] == 0x5B or p[start] == 0x7B) and _skip_space(p, start + 1, end) == end - 1
+    )
+
+
+def _is_word(p: bytes, i: int, word: bytes, size: int) -> bool:
+    k = 0
+    while k < size and p[i + k] == word[k]:
+        k += 1
+    return k == size
+
+
+# --- Stepping over values -----------------------------------------------------------------------
+# `p` is the buffer (a C pointer when compiled), `i` where to begin, `end` where the buffer ends.
+# Each returns the offset after what it stepped over, or -1. The searches look at 32 bytes at once:
+# written without a branch, the compiler makes that a few vector instructions.
+
+
+def _skip_space(p: bytes, i: int, end: int) -> int:
+    while i < end and (p[i] == 0x20 or p[i] == 0x0A or p[i] == 0x0D or p[i] == 0x09):
+        i += 1
+    return i
+
+
+def _skip_colon(p: bytes, i: int, end: int) -> int:
+    """Return where the value after the key begins; there is at least one byte of it."""
+    i = _skip_space(p, i, end)
+    if i >= end or p[i] != 0x3A:
+        return -1
+    i = _skip_space(p, i + 1, end)
+    return i if i < end else -1
+
+
+def _find_quote(p: bytes, i: int, end: int) -> int:
+    while end - i >= 32:
+        found = 0
+        for k in range(32):
+            found |= p[i + k] == 0x22
+        if found:
+            break
+        i += 32
+    while i < end:
+        if p[i] == 0x22:
+            return i
+        i += 1
+    return -1
+
+
+def _find_structure(p: bytes, i: int, end: int) -> int:
+    """Find the next quote or bracket. (Setting one bit makes the square ones curly.)"""
+    while end - i >= 32:
+        found = 0
+        for k in range(32):
+            found |= (p[i + k] == 0x22) | ((p[i + k] | 0x20) == 0x7B) | ((p[i + k] | 0x20) == 0x7D)
+        if found:
+            break
+        i += 32
+    while i < end:
+        if p[i] == 0x22 or p[i] | 0x20 == 0x7B or p[i] | 0x20 == 0x7D:
+            return i
+        i += 1
+    return -1
+
+
+def _skip_string(p: bytes, i: int, end: int) -> int:
+    """``i`` is after the opening quote. The first quote that is not escaped ends the string."""
+    start = i
+    while True:
+        i = _find_quote(p, i, end)
+        if i < 0:
+            return -1
+        k = i
+        while k > start and p[k - 1] == 0x5C:
+            k -= 1
+        i += 1
+        if (i - k) & 1:  # an even number of backslashes before it
+            return i
+
+
+def _skip_value(p: bytes, i: int, end: int) -> int:
+    """There is at least one byte at ``i``."""
+    c = p[i]
+    if c == 0x22:
+        return _skip_string(p, i + 1, end)
+    if c == 0x7B or c == 0x5B:
+        return _skip_nested(p, i, end)
+    if c == 0x74 or c == 0x66 or c == 0x6E or c == 0x2D or 0x30 <= c <= 0x39:
+        while i < end and p[i] != 0x2C and p[i] != 0x7D and p[i] != 0x5D and p[i] > 0x20:
+            i += 1
+        return i
+    return -1
+
+
+def _skip_nested(p: bytes, i: int, end: int) -> int:
+    """``i`` is at an opening bracket. Each closing one must match, in at most `_MAX_DEPTH` levels."""
+    depth = 0
+    shape = 0  # one bit for each open bracket, the innermost lowest: is it a curly one?
+    while True:
+        i = _find_structure(p, i, end)
+        if i < 0:
+            return -1
+        c = p[i]
+        i += 1
+        if c == 0x22:
+            i = _skip_string(p, i, end)
+            if i < 0:
+                return -1
+        elif c == 0x7B or c == 0x5B:
+            depth += 1
+            if depth >= _MAX_DEPTH:  # the top level is one, too
+                return -1
+            shape = (shape << 1) | (c == 0x7B)
+        else:
+            if (shape & 1) != (c == 0x7D):
+                return -1
+            shape >>= 1
+            depth -= 1
+            if depth == 0:
+                return i

@@ -1,0 +1,135 @@
+import cython
+
+from ..balancing.upstream cimport Attempt
+from ..wire.client_connection cimport ClientConnection
+from ..wire.events cimport ExchangeEvents
+from ..wire.head cimport RequestHead, ResponseHead
+from ..wire.node_connection cimport NodeConnection
+from .exchanges cimport Exchanges
+from .relay cimport Relay
+
+
+cdef class Exchange(ExchangeEvents):
+    cdef public Exchanges exchanges
+    cdef public ClientConnection client
+    cdef public RequestHead head
+    cdef public object plan
+    cdef public bytes request_id
+    cdef public double started_at
+    cdef public int phase
+    cdef public bytes method
+    cdef public bytes target
+    cdef public list extra
+    cdef public object extra_drop
+    cdef public str consumer
+    cdef public bytes body
+    cdef public list pieces
+    cdef public long long body_bytes
+    cdef public long long held_bytes
+    cdef public bint is_streaming_body
+    cdef public bint body_complete
+    cdef public object facts
+    cdef public bint wants_stream
+    cdef public bint is_replayable
+    cdef public Attempt attempt
+    cdef public object link
+    cdef public NodeConnection node
+    cdef public object dial
+    cdef public object tried
+    cdef public int attempts
+    cdef public int uncertain
+    cdef public bint is_fresh_retry
+    cdef public double attempt_started
+    cdef public double sent_at
+    cdef public double share_deadline
+    cdef public double phase_deadline
+    cdef public double total_deadline
+    cdef public double node_stalled_at
+    cdef public bint is_adapted
+    cdef public Relay relay
+    cdef public list held
+    cdef public long long answer_held
+    cdef public int status
+    cdef public int node_status
+    cdef public long long sent_bytes
+    cdef public bint keep_alive
+    cdef public double first_content_at
+    cdef public double last_byte_at
+    cdef public double last_progress_at
+    cdef public double client_stalled_at
+    cdef public object failure
+    cdef public tuple refusal
+    cdef public list records
+    cdef public str note
+
+    cdef _hold_piece(self, bytes piece)
+    cdef bint _is_too_large_to_hold(self) except -1
+    cdef _refuse_body(self)
+    cdef _drop_body(self)
+    cdef _begin(self, double now)
+    cdef _respect_patience(self, bytes timeout)
+    @cython.locals(attempt=Attempt, node=NodeConnection, retry_timeout=double, is_last=bint)
+    cdef _attempt_next(self, double now)
+    @cython.locals(timeout=double)
+    cdef _connect(self, double now)
+    @cython.locals(length=cython.longlong, head=bytes, body=bytes, extra=bytes)
+    cdef _send(self, NodeConnection node, double now)
+    cdef bytes _render_body(self, link)
+    cdef _send_piece(self, bytes piece)
+    cdef _end_body(self)
+    @cython.locals(node=NodeConnection, head=ResponseHead)
+    cdef _on_head(self, double now)
+    cdef long long _client_framing(self, ResponseHead head) except? -9
+    cdef _hold(self, bytes data, Py_ssize_t start, Py_ssize_t end, bint complete, double now)
+    @cython.locals(relay=Relay, mask=int)
+    cdef _hold_stream(self, bytes data, bint complete, double now)
+    @cython.locals(node=NodeConnection, head=ResponseHead)
+    cdef _hold_whole(self, bytes data, bint complete, double now)
+    @cython.locals(node=NodeConnection)
+    cdef _hold_error(self, bytes data, bint complete, double now)
+    @cython.locals(node=NodeConnection, head=ResponseHead)
+    cdef _judge_error(self, bint complete, lost, double now)
+    cdef bint _is_callers_key(self, outcome) except -1
+    @cython.locals(node=NodeConnection)
+    cdef _node_done(self, bint complete)
+    @cython.locals(attempt=Attempt)
+    cdef _refused_by(self, outcome, bytes body, double now)
+    @cython.locals(attempt=Attempt)
+    cdef _failed(self, error, double now)
+    @cython.locals(node=NodeConnection)
+    cdef _move_on(self, retryable, double now)
+    cdef _record(self, str outcome, double now)
+    @cython.locals(node=NodeConnection)
+    cdef _end_attempt_ignored(self, double now)
+    @cython.locals(node=NodeConnection, head=ResponseHead, relay=Relay, framing=cython.longlong)
+    cdef _commit(self, bint complete, double now)
+    @cython.locals(node=NodeConnection)
+    cdef _relay_first(self, bytes data, bint complete, double now)
+    cdef bytes _render_head(self, ResponseHead head, long long framing)
+    @cython.locals(relay=Relay)
+    cdef _relay_read(self, bytes data, Py_ssize_t start, Py_ssize_t end, bint complete, double now)
+    @cython.locals(client=ClientConnection)
+    cdef _send_to_client(self, bytes out, double now)
+    @cython.locals(relay=Relay, attempt=Attempt)
+    cdef _finish_relay(self, bytes out, bytes content, double now)
+    cdef _count_status(self, Attempt attempt, double now)
+    @cython.locals(relay=Relay)
+    cdef _interrupted(self, error, double now)
+    @cython.locals(relay=Relay, node=NodeConnection)
+    cdef _interrupt(self, str message, str code, double now, bint counts=*)
+    cpdef on_tick(self, double now)
+    @cython.locals(node=NodeConnection)
+    cdef _failed_by_clock(self, double now)
+    @cython.locals(relay=Relay)
+    cdef _tick_relaying(self, double now)
+    cpdef on_shutdown(self)
+    cdef _give_up(self, double now)
+    cdef _answer_refusal(self, tuple refusal, double wait)
+    cpdef _answer_error(self, error, double wait=*)
+    cdef _answer(self, int status, bytes body, list fields)
+    cdef _end(self, bint keep_alive)
+    cdef _finished(self)
+
+
+cdef int _READING, _CONNECTING, _WAITING, _HOLDING, _REFUSED, _RELAYING, _DONE
+cdef int _FIRST_CONTENT, _SILENT, _ERROR

@@ -1,0 +1,975 @@
+"""One request's life: the only code that sees both the client and the nodes.
+
+The original request is held, immutable, until the commit; each attempt renders its own copy for
+its own node. The commit is the first content of the answer, not its first byte; it is drawn in
+one place, ``Exchange._commit``. Until then a failed attempt moves on to the next node and the
+caller sees nothing of it. After it the caller gets the rest, or an honest end.
+
+No task, future or timer is made here: ``on_tick`` compares numbers with the clock.
+"""
+
+from __future__ import annotations
+
+from enum import IntEnum
+from time import monotonic
+from typing import Any
+
+from .._core import Tried
+from ..balancing.deadlines import attempt_deadline
+from ..balancing.retry import STALE_REUSE_S, computes_answer, is_replayable, may_attempt_again
+from ..balancing.upstream import Attempt
+from ..errors import (
+    BadResponse,
+    BodyTooLarge,
+    ClientError,
+    ConnectFailed,
+    ConnectionLost,
+    ConnectTimeout,
+    DeadlineExceeded,
+    Draining,
+    EmptyAnswer,
+    FailureKind,
+    FastgwError,
+    FoundOut,
+    NodeError,
+    NodeTimeout,
+    NoNodeAvailable,
+    Retryable,
+)
+from ..llm import body as llm_body
+from ..llm.outcome import Outcome, Verdict, classify, classify_error_event
+from ..llm.sse import EventKind, EventScanner
+from ..wire.client_connection import ClientConnection
+from ..wire.events import ExchangeEvents
+from ..wire.head import CHUNKED_BODY, NO_BODY, UNTIL_CLOSE, RequestHead, ResponseHead
+from ..wire.node_connection import NodeConnection
+from . import answers
+from .exchanges import Exchanges
+from .plan import NodeLink, RoutePlan
+from .relay import Relay
+
+HELD_ERROR_BYTES = 64 * 1024  # of an error answer, read to learn what it means
+HELD_ERROR_S = 5.0  # ... and for how long
+STREAM_CHUNK_BYTES = 256 * 1024  # of a request too large to hold: read this far ahead of the node
+
+_FIRST_CONTENT = int(
+    EventKind.CONTENT | EventKind.REASONING | EventKind.TOOL_CALL | EventKind.FINISH | EventKind.OTHER
+)
+_SILENT = int(EventKind.COMMENT | EventKind.BLANK)
+_ERROR = int(EventKind.ERROR)
+
+
+class Phase(IntEnum):
+    """How far an exchange has come."""
+
+    READING = 0  # the request's body
+    CONNECTING = 1
+    WAITING = 2  # request sent (or being sent), no head yet
+    HOLDING = 3  # head there, nothing committed
+    REFUSED = 4  # an error answer is being read
+    RELAYING = 5  # committed
+    DONE = 6
+
+
+_READING, _CONNECTING, _WAITING, _HOLDING, _REFUSED, _RELAYING, _DONE = (int(phase) for phase in Phase)
+
+
+class Exchange(ExchangeEvents):
+    """One client request and the answer it gets.
+
+    Whoever calls one of its callbacks holds a reference of its own: the call may end the exchange,
+    and a C method does not keep its object alive.
+    """
+
+    def __init__(
+        self,
+        exchanges: Exchanges,
+        client: ClientConnection,
+        head: RequestHead,
+        plan: RoutePlan,
+        request_id: bytes,
+        now: float,
+    ) -> None:
+        self.exchanges = exchanges
+        self.client = client
+        self.head = head
+        self.plan = plan
+        self.request_id = request_id
+        self.started_at = now
+        self.phase = _READING
+        # The request
+        self.method = head.method
+        self.target = head.target
+        self.extra: list[tuple[bytes, bytes]] | None = None  # header fields of plugins
+        self.extra_drop: Any = None  # client fields that plugins took out
+        self.consumer: str | None = None
+        self.body: bytes | None = None
+        self.pieces: list[bytes] | None = None
+        self.body_bytes = 0
+        self.held_bytes = 0
+        self.is_streaming_body = False  # too large to hold: goes through once
+        self.body_complete = False
+        self.facts: Any = None
+        self.wants_stream = False
+        self.is_replayable = False
+        # The attempt
+        self.attempt: Attempt | None = None
+        self.link: NodeLink | None = None
+        self.node: NodeConnection | None = None
+        self.dial: Any = None
+        self.tried: Tried | None = None
+        self.attempts = 0
+        self.uncertain = 0
+        self.is_fresh_retry = False
+        self.attempt_started = 0.0
+        self.sent_at = 0.0
+        self.share_deadline = 0.0  # of the attempt, by its share of the time left
+        self.phase_deadline = 0.0
+        self.total_deadline = now + plan.deadlines.total_s
+        self.node_stalled_at = 0.0
+        self.is_adapted = False
+        # The answer
+        self.relay: Relay | None = None
+        self.held: list[bytes] | None = None
+        self.answer_held = 0
+        self.status = 0
+        self.node_status = 0
+        self.sent_bytes = 0
+        self.keep_alive = False
+        self.first_content_at = 0.0
+        self.last_byte_at = 0.0
+        self.last_progress_at = 0.0
+        self.client_stalled_at = 0.0
+        self.failure: FastgwError | None = None
+        self.refusal: tuple[int, bytes, bytes, Outcome] | None = None  # status, type, body, meaning
+        self.records: list[tuple[str, str, int, float]] = []
+        self.note = ""
+        exchanges.live.add(self)
+        exchanges.started += 1
+
+    def __repr__(self) -> str:
+        return f"<Exchange {Phase(self.phase).name.lower()} attempts={self.attempts}>"
+
+    # --- The request --------------------------------------------------------------------------
+
+    def on_request_read(self, data: bytes, start: int, end: int, complete: bool) -> None:
+        if self.phase == _DONE:
+            return
+        if start < end:
+            framer = self.client.framer
+            if start == 0 and end == len(data) and not framer.is_chunked:
+                piece = data
+            else:
+                piece = framer.decoded(data)
+            self.body_bytes += len(piece)
+            if self.body_bytes > self.exchanges.max_body_bytes:
+                self._refuse_body()
+                return
+            if self.is_streaming_body:
+                self._send_piece(piece)
+            else:
+                self._hold_piece(piece)
+        if complete:
+            self.body_complete = True
+            if self.is_streaming_body:
+                self._end_body()
+            else:
+                if self.pieces is not None:
+                    self.body = b"".join(self.pieces)
+                    self.pieces = None
+                self._begin(monotonic())
+        elif not self.is_streaming_body and self._is_too_large_to_hold():
+            self.is_streaming_body = True
+            self.note = "body_not_held"
+            self.exchanges.unmovable += 1
+            self._begin(monotonic())
+
+    def _hold_piece(self, piece: bytes) -> None:
+        if self.body is None and self.pieces is None:
+            self.body = piece
+        elif self.pieces is None:
+            self.pieces = [self.body, piece]  # type: ignore[list-item]
+            self.body = None
+        else:
+            self.pieces.append(piece)
+        self.held_bytes += len(piece)
+        self.exchanges.held_bytes += len(piece)
+
+    def _is_too_large_to_hold(self) -> bool:
+        exchanges = self.exchanges
+        return (
+            self.body_bytes > exchanges.hold_body_bytes
+            or self.head.content_length > exchanges.hold_body_bytes
+            or exchanges.held_bytes > exchanges.hold_total_bytes
+        )
+
+    def _refuse_body(self) -> None:
+        """The body grew over the limit: 413, whatever has become of it so far."""
+        if self.phase == _RELAYING:
+            self._interrupt("the request body is too large", "request_too_large", monotonic())
+        else:
+            self._end_attempt_ignored(monotonic())
+            self._answer_error(BodyTooLarge())
+
+    def _drop_body(self) -> None:
+        """The body is no longer needed: after the commit nothing is attempted again."""
+        self.exchanges.held_bytes -= self.held_bytes
+        self.held_bytes = 0
+        self.body = None
+        self.pieces = None
+
+    def _begin(self, now: float) -> None:
+        """The request is whole, or too large to wait for: understand it, then attempt it."""
+        plan = self.plan
+        if plan.is_llm:
+            timeout = self.head.get(b"x-stainless-read-timeout")
+            if timeout is not None:
+                self._respect_patience(timeout)
+            if self.body is not None and not self.is_streaming_body:
+                facts = llm_body.scan(self.body)
+                if facts is not None:
+                    if facts.duplicate_model:
+                        self._answer_error(ClientError("the field 'model' is there more than once"))
+                        return
+                    self.facts = facts
+                    self.wants_stream = facts.stream
+        if plan.replayable is None:
+            self.is_replayable = is_replayable(self.method, self.head.path, self.body)
+        else:
+            self.is_replayable = plan.replayable
+        if plan.upstream is None:
+            self._answer_error(NoNodeAvailable("this route has no upstream"))
+            return
+        self._attempt_next(now)
+
+    def _respect_patience(self, timeout: bytes) -> None:
+        """The SDK says how long its caller waits; nothing useful can happen after that."""
+        try:
+            seconds = float(timeout)
+        except ValueError:
+            return
+        if 0 < seconds < self.plan.deadlines.total_s:
+            self.total_deadline = self.started_at + seconds
+
+    # --- Attempts -----------------------------------------------------------------------------
+
+    def _attempt_next(self, now: float) -> None:
+        """Begin the next attempt, or give up."""
+        plan = self.plan
+        if now >= self.total_deadline:
+            if self.failure is None:
+                self.failure = DeadlineExceeded()
+            self._give_up(now)
+            return
+        upstream = plan.upstream
+        retry_timeout = upstream.retry_timeout_s
+        if self.attempts >= plan.max_attempts or (
+            self.attempts and retry_timeout > 0 and now - self.attempt_started >= retry_timeout
+        ):
+            self._give_up(now)
+            return
+        attempt = upstream.start_attempt(now, self.tried)
+        if attempt is None:
+            self._give_up(now)
+            return
+        self.attempt = attempt
+        self.link = link = plan.links[attempt.position]
+        if self.attempts == 0:
+            self.attempt_started = now
+        else:
+            self.exchanges.retries += 1
+        self.attempts += 1
+        self.is_fresh_retry = False
+        self.sent_at = now
+        is_last = self.attempts >= plan.max_attempts
+        self.share_deadline = attempt_deadline(now, self.total_deadline, is_last)
+        node = link.pool.take(now)
+        if node is not None:
+            self._send(node, now)
+        else:
+            self._connect(now)
+
+    def _connect(self, now: float) -> None:
+        timeout = min(self.plan.deadlines.connect_s, self.share_deadline - now)
+        self.phase = _CONNECTING
+        self.phase_deadline = now + timeout + 0.5  # the dialler's own limit comes first
+        self.dial = self.link.pool.dial(self, timeout)  # type: ignore[union-attr]
+
+    def on_node_connected(self, connection: NodeConnection) -> None:
+        self.dial = None
+        if self.phase != _CONNECTING:
+            connection.pool.give_back(connection)
+            return
+        self._send(connection, monotonic())
+
+    def on_connect_failed(self, error: NodeError) -> None:
+        self.dial = None
+        if self.phase == _CONNECTING:
+            self._failed(error, monotonic())
+
+    def _send(self, node: NodeConnection, now: float) -> None:
+        """Render the request for this attempt's node and send it."""
+        link = self.link
+        assert link is not None
+        deadlines = self.plan.deadlines
+        self.node = node
+        self.phase = _WAITING
+        self.sent_at = now
+        self.relay = None
+        self.held = None
+        self.answer_held = 0
+        self.node_stalled_at = 0.0
+        self.phase_deadline = min(
+            self.share_deadline, now + (deadlines.head_stream_s if self.wants_stream else deadlines.head_s)
+        )
+        body = self._render_body(link)
+        if self.is_streaming_body:
+            length = self.head.content_length if self.head.content_length >= 0 else CHUNKED_BODY
+        elif body is not None:
+            length = len(body)
+        else:
+            # A request of a method that may have a body says that it has none.
+            length = 0 if self.method == b"POST" or self.method == b"PUT" or self.method == b"PATCH" else NO_BODY
+        extra = link.own_over(self.extra) if self.extra is not None else None
+        head = link.template.render(
+            self.head, self.method, link.target(self.target), length, extra, self.extra_drop
+        )
+        if not self.is_streaming_body:
+            node.start(self, head, body, self.head.is_head)
+            return
+        node.start(self, head, None, self.head.is_head)
+        pieces = self.pieces if self.pieces is not None else ([self.body] if self.body is not None else [])
+        self._drop_body()
+        for piece in pieces:
+            self._send_piece(piece)
+
+    def _render_body(self, link: NodeLink) -> bytes | None:
+        """The body for this node: the client's own bytes, but for the model's name."""
+        body = self.body
+        facts = self.facts
+        self.is_adapted = False
+        if facts is None or link.models is None or facts.model is None or body is None:
+            return body
+        model = link.models.map(facts.model)
+        if model == facts.model:
+            return body
+        self.is_adapted = True
+        return llm_body.replace_model(body, facts, model)
+
+    def _send_piece(self, piece: bytes) -> None:
+        """Pass on a part of a body that is too large to hold."""
+        node = self.node
+        if node is None:
+            # Not connected yet: the client is stopped, and little more than this comes.
+            if self.pieces is None:
+                self.pieces = [self.body] if self.body is not None else []
+                self.body = None
+            self.pieces.append(piece)
+            self.held_bytes += len(piece)
+            self.exchanges.held_bytes += len(piece)
+            self.client.stop_reading()
+            return
+        if self.head.content_length < 0:
+            piece = b"%x\r\n%b\r\n" % (len(piece), piece)
+        node.send(piece)
+        if node.is_paused:
+            self.client.stop_reading()
+            self.node_stalled_at = monotonic()
+        else:
+            self.client.go_on_reading()
+
+    def _end_body(self) -> None:
+        if self.node is not None and self.head.content_length < 0:
+            self.node.send(b"0\r\n\r\n")
+
+    def on_node_writable(self) -> None:
+        self.node_stalled_at = 0.0
+        if self.is_streaming_body:
+            self.client.go_on_reading()
+
+    # --- The answer, until the commit ---------------------------------------------------------
+
+    def on_node_read(self, data: bytes, start: int, end: int, complete: bool) -> None:
+        now = monotonic()
+        self.last_byte_at = now
+        if self.phase == _RELAYING:
+            self._relay_read(data, start, end, complete, now)
+            return
+        if self.phase == _WAITING:
+            self._on_head(now)
+        if self.phase == _HOLDING:
+            self._hold(data, start, end, complete, now)
+        elif self.phase == _REFUSED:
+            self._hold_error(data, complete, now)
+        elif self.phase == _RELAYING:
+            self._relay_first(data, complete, now)
+
+    def _on_head(self, now: float) -> None:
+        """The answer's head is there: is it an answer, an error, or something to pass on?"""
+        node = self.node
+        plan = self.plan
+        assert node is not None
+        head = node.head
+        assert head is not None
+        deadlines = plan.deadlines
+        self.node_status = head.status
+        if head.status >= 400 and plan.fails_over_on_status:
+            self.phase = _REFUSED
+            self.held = []
+            self.answer_held = 0
+            self.phase_deadline = min(self.share_deadline, now + HELD_ERROR_S)
+        elif plan.is_llm and 200 <= head.status < 300 and not self.head.is_head:
+            self.phase = _HOLDING
+            self.held = []
+            self.answer_held = 0
+            if head.is_event_stream:
+                framing = CHUNKED_BODY if self.head.minor_version == 1 else UNTIL_CLOSE
+                self.relay = Relay(node.framer, framing, EventScanner())
+            self.phase_deadline = min(
+                self.share_deadline,
+                self.sent_at
+                + (deadlines.first_content_stream_s if self.wants_stream else deadlines.first_content_s),
+            )
+        else:
+            self.phase = _RELAYING  # by _relay_first, which has the first bytes too
+
+    def _client_framing(self, head: ResponseHead) -> int:
+        """How the client's body will be framed, if it is relayed."""
+        if self.head.is_head or head.status == 204 or head.status == 304:
+            return NO_BODY
+        if not head.is_chunked and head.content_length >= 0:
+            return head.content_length
+        return CHUNKED_BODY if self.head.minor_version == 1 else UNTIL_CLOSE
+
+    def _hold(self, data: bytes, start: int, end: int, complete: bool, now: float) -> None:
+        """A success that has not shown content yet: nothing of it reaches the client."""
+        if self.relay is not None:
+            self._hold_stream(data, complete, now)
+        else:
+            self._hold_whole(data, complete, now)
+
+    def _hold_stream(self, data: bytes, complete: bool, now: float) -> None:
+        relay = self.relay
+        held = self.held
+        assert relay is not None and held is not None
+        scanner = relay.scanner
+        assert scanner is not None
+        content = relay.finish(data) if complete else relay.take(data)
+        mask = relay.mask
+        if mask & _FIRST_CONTENT and (not mask & _ERROR or relay.before_error & _FIRST_CONTENT):
+            held.append(content)
+            self._commit(complete, now)
+            return
+        if mask & _ERROR or scanner.error_data is not None:
+            self._node_done(complete)
+            self._refused_by(classify_error_event(scanner.error_data or b""), scanner.error_data or b"", now)
+            return
+        if complete:
+            self.node = None
+            self._failed(EmptyAnswer(), now)
+            return
+        if content and not mask & ~_SILENT and mask:
+            return  # a provider that only breathes: absorbed, it commits nothing
+        if content:
+            held.append(content)
+            self.answer_held += len(content)
+            if self.answer_held > self.plan.uncommitted_bytes:
+                self._commit(False, now)
+
+    def _hold_whole(self, data: bytes, complete: bool, now: float) -> None:
+        node = self.node
+        held = self.held
+        assert node is not None and held is not None
+        piece = node.framer.decoded(data)
+        if piece:
+            held.append(piece)
+            self.answer_held += len(piece)
+        if complete:
+            head = node.head
+            assert head is not None
+            body = held[0] if len(held) == 1 else b"".join(held)
+            expects_json = head.status != 204 and computes_answer(self.method, self.head.path)
+            problem = llm_body.answer_problem(body) if expects_json else None
+            if problem is not None:
+                self.node = None
+                error = EmptyAnswer() if problem == "empty" else BadResponse("the provider's answer is no answer")
+                self._failed(error, now)
+                return
+            self.held = [body]
+            self._commit(True, now)
+        elif self.answer_held > self.plan.hold_answer_bytes:
+            self._commit(False, now)
+
+    # --- Refusals -----------------------------------------------------------------------------
+
+    def _hold_error(self, data: bytes, complete: bool, now: float) -> None:
+        """An error answer: read it, for its body says what it means."""
+        node = self.node
+        held = self.held
+        assert node is not None and held is not None
+        piece = node.framer.decoded(data)
+        if piece:
+            held.append(piece)
+            self.answer_held += len(piece)
+        if complete or self.answer_held > HELD_ERROR_BYTES:
+            self._judge_error(complete, None, now)
+
+    def _judge_error(self, complete: bool, lost: NodeError | None, now: float) -> None:
+        """Decide on an error answer with what is there; ``lost``: no more will come."""
+        node = self.node
+        held = self.held
+        assert node is not None and held is not None and node.head is not None
+        head = node.head
+        body = b"".join(held)
+        self.held = [body] if body else []
+        # By name: a C method is no callable of its own.
+        outcome = classify(head.status, getattr(head, "get"), body)  # noqa: B009
+        if outcome.verdict == Verdict.CALLER or outcome.verdict == Verdict.REFUSED or self._is_callers_key(outcome):
+            # The caller's own mistake: no node is at fault, and none would answer otherwise.
+            if lost is not None:
+                self._failed(lost, now)
+            else:
+                self._commit(complete, now)
+            return
+        self._node_done(complete)
+        self.refusal = (head.status, head.get(b"content-type") or b"", body, outcome)
+        self._refused_by(outcome, body, now)
+
+    def _is_callers_key(self, outcome: Outcome) -> bool:
+        return self.plan.passthrough and outcome.verdict in (Verdict.DEAD, Verdict.FORBIDDEN)
+
+    def _node_done(self, complete: bool) -> None:
+        """Let go of the node's connection: it is back in the pool already, or cut off."""
+        node, self.node = self.node, None
+        if node is not None and not complete:
+            node.abort()
+
+    def _refused_by(self, outcome: Outcome, body: bytes, now: float) -> None:
+        """The node said no (by status, or inside a 200): count it, and move on if that helps."""
+        attempt = self.attempt
+        assert attempt is not None
+        verdict = outcome.verdict
+        if self.refusal is None or self.refusal[3] is not outcome:
+            # An error event in a 200: the status it would have been.
+            status = 400 if verdict in (Verdict.CALLER, Verdict.REFUSED, Verdict.MISFIT) else 502
+            self.refusal = (429 if verdict == Verdict.BUSY else status, answers.JSON, body, outcome)
+        if verdict == Verdict.BUSY:
+            attempt.busy(now + outcome.wait_s if outcome.wait_s is not None else 0.0, now, outcome.overload)
+        elif verdict == Verdict.DEAD:
+            attempt.dead(now)
+        elif verdict == Verdict.FORBIDDEN:
+            attempt.forbidden(now)
+        elif verdict == Verdict.FAILED:
+            attempt.failed(int(FailureKind.HTTP), now)
+        elif verdict == Verdict.CALLER:
+            attempt.succeeded(now)
+        else:
+            attempt.ignored(now)
+        self.failure = None
+        self._record(outcome.reason, now)
+        if verdict == Verdict.CALLER or verdict == Verdict.REFUSED:
+            self._give_up(now)
+            return
+        self._move_on(Retryable.ALWAYS if outcome.certain else Retryable.UNCERTAIN, now)
+
+    # --- Failures -----------------------------------------------------------------------------
+
+    def on_node_lost(self, error: NodeError) -> None:
+        now = monotonic()
+        node, self.node = self.node, None
+        if self.phase == _DONE:
+            return
+        if self.phase == _RELAYING:
+            self._interrupted(error, now)
+            return
+        if self.phase == _REFUSED:
+            # The status said enough.
+            self.node = node
+            self._judge_error(False, error, now)
+            return
+        if (
+            isinstance(error, ConnectionLost)
+            and node is not None
+            and node.served > 1
+            and node.answer_bytes == 0
+            and not self.is_fresh_retry
+            and not self.is_streaming_body
+            and now - self.sent_at < STALE_REUSE_S
+        ):
+            # It was closed while idle, and we wrote into the void. Its elders are no better.
+            self.exchanges.stale_reuses += 1
+            self.is_fresh_retry = True
+            self.link.pool.flush(node.born)  # type: ignore[union-attr]
+            self._connect(now)
+            return
+        self._failed(error, now)
+
+    def _failed(self, error: NodeError, now: float) -> None:
+        """The attempt failed without an answer: count it and move on if that is allowed."""
+        attempt = self.attempt
+        assert attempt is not None
+        if isinstance(error, FoundOut):
+            attempt.ignored(now)
+        else:
+            at_once = isinstance(error, ConnectFailed) and not isinstance(error, ConnectTimeout)
+            attempt.failed(int(error.failure), now, at_once or isinstance(error, ConnectTimeout))
+        self.failure = error
+        self.refusal = None
+        self._record(error.code, now)
+        self._move_on(error.retryable, now)
+
+    def _move_on(self, retryable: Retryable, now: float) -> None:
+        """Attempt the next node, if this request may be attempted again."""
+        node, self.node = self.node, None
+        if node is not None:
+            node.abort()
+        if self.dial is not None:
+            self.dial.cancel()
+            self.dial = None
+        self.relay = None
+        self.held = None
+        if self.attempt is not None:
+            if self.tried is None:
+                self.tried = Tried()
+            self.tried.add(self.attempt.position)
+            self.attempt = None
+        if self.is_streaming_body and not (retryable is Retryable.ALWAYS and self.held_bytes):
+            self._give_up(now)
+            return
+        replayable = self.is_replayable and self.plan.replays_uncertain
+        if not may_attempt_again(retryable, replayable, self.uncertain):
+            self._give_up(now)
+            return
+        if retryable is not Retryable.ALWAYS:
+            self.uncertain += 1
+            self.exchanges.uncertain_replays += 1
+        self._attempt_next(now)
+
+    def _record(self, outcome: str, now: float) -> None:
+        link = self.link
+        if link is not None:
+            self.records.append((link.name, outcome, self.node_status, now - self.sent_at))
+        self.node_status = 0
+
+    def _end_attempt_ignored(self, now: float) -> None:
+        """The attempt ends through nobody's fault."""
+        if self.dial is not None:
+            self.dial.cancel()
+            self.dial = None
+        node, self.node = self.node, None
+        if node is not None:
+            node.abort()
+        if self.attempt is not None:
+            self.attempt.ignored(now)
+            self.attempt = None
+            self._record("ignored", now)
+
+    # --- The commit ---------------------------------------------------------------------------
+
+    def _commit(self, complete: bool, now: float) -> None:
+        """The first content goes to the client. From here on nothing is attempted again."""
+        node = self.node
+        held = self.held
+        assert node is not None and held is not None
+        self.phase = _RELAYING
+        self.first_content_at = self.last_progress_at = now
+        self._drop_body()
+        if self.attempt is not None:
+            self.attempt.answered(now)
+        head = node.head
+        assert head is not None
+        content = held[0] if len(held) == 1 else b"".join(held)
+        self.held = None
+        relay = self.relay
+        if relay is None:
+            framing = len(content) if complete and head.status != 304 and not self.head.is_head else (
+                self._client_framing(head)
+            )
+            self.relay = relay = Relay(node.framer, framing, None)
+        else:
+            framing = CHUNKED_BODY if relay.is_chunked else UNTIL_CLOSE
+        out = self._render_head(head, framing)
+        if complete:
+            self._finish_relay(out, content, now)
+            return
+        if content:
+            out += relay.wrap(content, False)
+        if relay.is_broken():
+            self.sent_bytes += len(out)
+            self.client.send(out)
+            self._interrupted(None, now)
+            return
+        self._send_to_client(out, now)
+
+    def _relay_first(self, data: bytes, complete: bool, now: float) -> None:
+        """A plain answer commits with its head: nothing in it is looked at."""
+        node = self.node
+        assert node is not None
+        self.held = [node.framer.decoded(data)] if node.framer.count else []
+        self._commit(complete, now)
+
+    def _render_head(self, head: ResponseHead, framing: int) -> bytes:
+        plan = self.plan
+        link = self.link
+        assert link is not None
+        extra = b"x-fastgw-request-id: %b\r\n" % self.request_id
+        if plan.shows_headers:
+            extra += b"x-fastgw-upstream: %b\r\nx-fastgw-attempts: %d\r\n" % (link.name_bytes, self.attempts)
+            if self.is_adapted:
+                extra += b"x-fastgw-adapted: model\r\n"
+        if head.get(b"x-request-id") is None:
+            extra += b"x-request-id: %b\r\n" % self.request_id
+        self.keep_alive = framing != UNTIL_CLOSE and self.client.keeps_alive()
+        self.status = head.status
+        if framing == NO_BODY and head.content_length >= 0 and self.head.is_head:
+            framing = head.content_length
+        return plan.answer_template.render(head, framing, self.keep_alive, self.head.minor_version, extra)
+
+    # --- After the commit ---------------------------------------------------------------------
+
+    def _relay_read(self, data: bytes, start: int, end: int, complete: bool, now: float) -> None:
+        relay = self.relay
+        assert relay is not None
+        if complete:
+            self._finish_relay(b"", relay.finish(data), now)
+            return
+        out = relay.pass_on(data, start, end)
+        if relay.scanner is None or relay.shows_progress():
+            self.last_progress_at = now
+        if relay.is_broken():
+            if out:
+                self.sent_bytes += len(out)
+                self.client.send(out)
+            self._interrupted(None, now)
+            return
+        if out:
+            self._send_to_client(out, now)
+
+    def _send_to_client(self, out: bytes, now: float) -> None:
+        client = self.client
+        self.sent_bytes += len(out)
+        client.send(out)
+        if client.is_paused and self.node is not None:
+            self.client_stalled_at = now
+            self.node.stop_reading()
+
+    def on_client_writable(self) -> None:
+        now = monotonic()
+        self.client_stalled_at = 0.0
+        # Time the client took is not the node's.
+        self.last_byte_at = self.last_progress_at = now
+        if self.node is not None:
+            self.node.go_on_reading()
+
+    def _finish_relay(self, out: bytes, content: bytes, now: float) -> None:
+        """The node's answer is whole. Is it the whole answer?"""
+        relay = self.relay
+        assert relay is not None
+        self.node = None
+        if relay.is_broken() or not relay.is_ended():
+            if content:
+                out += relay.wrap(content, False)
+            if out:
+                self.sent_bytes += len(out)
+                self.client.send(out)
+            self._interrupted(None, now)
+            return
+        out += relay.wrap(content, True)
+        self.sent_bytes += len(out)
+        if out:
+            self.client.send(out)
+        attempt = self.attempt
+        if attempt is not None:
+            self._count_status(attempt, now)
+            self.attempt = None
+        self._record("succeeded" if self.status < 400 else "refused_request", now)
+        self._end(self.keep_alive)
+
+    def _count_status(self, attempt: Attempt, now: float) -> None:
+        """Tell the node's health about an answer that was passed on."""
+        health = self.plan.upstream.health
+        if health.passive_failure_statuses is None and health.passive_success_statuses is None:
+            attempt.succeeded(now)
+        elif health.passive_failure_statuses is not None and self.status in health.passive_failure_statuses:
+            attempt.failed(int(FailureKind.HTTP), now)
+        elif health.passive_success_statuses is None or self.status in health.passive_success_statuses:
+            attempt.succeeded(now)
+        else:
+            attempt.ignored(now)
+
+    def _interrupted(self, error: FastgwError | None, now: float) -> None:
+        """The answer broke off after its first content: end it so that nobody takes it for whole."""
+        relay = self.relay
+        if relay is not None and relay.has_error:
+            self._interrupt("", "stream_error", now)
+        elif isinstance(error, NodeTimeout):
+            self._interrupt("The provider fell silent in the middle of its answer.", "stream_stalled", now)
+        elif isinstance(error, DeadlineExceeded):
+            self._interrupt("The request's time is over.", "deadline_exceeded", now)
+        elif isinstance(error, Draining):
+            self._interrupt("The gateway is shutting down.", "shutting_down", now, counts=False)
+        else:
+            self._interrupt("The provider's answer broke off.", "stream_interrupted", now)
+
+    def _interrupt(self, message: str, code: str, now: float, counts: bool = True) -> None:
+        relay = self.relay
+        self.exchanges.interrupted += 1
+        node, self.node = self.node, None
+        if node is not None:
+            node.abort()
+        if self.attempt is not None:
+            if not counts:
+                self.attempt.ignored(now)
+            elif code == "stream_stalled":
+                self.attempt.failed(int(FailureKind.TIMEOUT), now)
+            elif code == "stream_interrupted":
+                self.attempt.failed(int(FailureKind.TCP), now)
+            elif code == "stream_error":
+                self.attempt.failed(int(FailureKind.HTTP), now)
+            else:
+                self.attempt.ignored(now)
+            self.attempt = None
+        self._record(code, now)
+        self.note = code
+        if relay is not None and relay.scanner is not None and not relay.has_error:
+            event = answers.error_event(message, code)
+            if relay.is_mid_event:
+                event = b"\n\n" + event
+            event = relay.wrap(event, False)
+            self.sent_bytes += len(event)
+            self.client.send(event)
+        if relay is not None:
+            self.exchanges.malformed_events += relay.malformed
+        self._finished()
+        self.client.end_unclean()
+
+    # --- Deadlines ----------------------------------------------------------------------------
+
+    def on_tick(self, now: float) -> None:
+        """Compare every deadline with the clock, and the attempt's node with its verdict."""
+        phase = self.phase
+        if phase == _READING or phase == _DONE:
+            return
+        if phase == _RELAYING:
+            self._tick_relaying(now)
+            return
+        if now >= self.total_deadline:
+            self._failed_by_clock(now)
+        elif now >= self.phase_deadline:
+            if phase == _REFUSED:
+                self._judge_error(False, None, now)
+            else:
+                self._failed_by_clock(now)
+        elif self.node_stalled_at and now - self.node_stalled_at >= self.plan.deadlines.node_write_s:
+            self._failed_by_clock(now)
+        elif self.attempt is not None and self.attempt.kind == 0 and self.attempt.is_stale():
+            # Others have found the node out: this request need not wait for its own deadline.
+            if phase == _CONNECTING or (self.is_replayable and self.plan.replays_uncertain and not self.uncertain):
+                self._failed(FoundOut(), now)
+
+    def _failed_by_clock(self, now: float) -> None:
+        phase = self.phase
+        node, self.node = self.node, None
+        if node is not None:
+            node.abort()
+        self._failed(ConnectTimeout() if phase == _CONNECTING else NodeTimeout(), now)
+
+    def _tick_relaying(self, now: float) -> None:
+        deadlines = self.plan.deadlines
+        relay = self.relay
+        if now >= self.total_deadline:
+            self._interrupted(DeadlineExceeded(), now)
+        elif self.client_stalled_at:
+            if now - self.client_stalled_at >= deadlines.client_write_s:
+                self.note = "client_stalled"
+                self.client.abort()
+        elif now - self.last_byte_at >= deadlines.idle_s or (
+            relay is not None and relay.scanner is not None and now - self.last_progress_at >= deadlines.progress_s
+        ):
+            self._interrupted(NodeTimeout(), now)
+
+    def on_shutdown(self) -> None:
+        """The drain is over."""
+        now = monotonic()
+        if self.phase == _DONE:
+            return
+        if self.phase == _RELAYING:
+            self._interrupted(Draining(), now)
+        else:
+            self._end_attempt_ignored(now)
+            self._answer_error(Draining())
+
+    # --- The end ------------------------------------------------------------------------------
+
+    def on_client_gone(self) -> None:
+        if self.phase == _DONE:
+            return
+        now = monotonic()
+        self.exchanges.client_gone += 1
+        self.note = self.note or "client_gone_" + Phase(self.phase).name.lower()
+        self.status = self.status or 499
+        self._end_attempt_ignored(now)
+        self._finished()
+
+    def _give_up(self, now: float) -> None:
+        """No further attempt: the caller gets the last node's error, or ours."""
+        refusal = self.refusal
+        upstream = self.plan.upstream
+        wait = max(0.0, upstream.next_recovery(now) - now) if upstream is not None else 1.0
+        if refusal is not None:
+            self._answer_refusal(refusal, wait)
+        elif self.failure is not None:
+            self._answer_error(self.failure, wait)
+        else:
+            self._answer_error(NoNodeAvailable("no provider is available right now", wait), wait)
+
+    def _answer_refusal(self, refusal: tuple[int, bytes, bytes, Outcome], wait: float) -> None:
+        """What the last node said, in OpenAI's shape, with a status that is true for the caller."""
+        status, content_type, body, outcome = refusal
+        status, body = answers.refusal(status, content_type, body, outcome.verdict)
+        fields: list[tuple[bytes, bytes]] = []
+        if outcome.verdict not in answers.CALLERS_OWN:
+            fields = answers.retry_fields(wait, self.attempts)
+        self._answer(status, body, fields)
+
+    def _answer_error(self, error: FastgwError, wait: float = 0.0) -> None:
+        fields = answers.fields_for(error)
+        if error.status in (502, 503, 504):
+            fields = answers.retry_fields(wait, self.attempts)
+        self.note = self.note or error.code
+        self._answer(error.status, answers.error_body(str(error), error.kind, error.code), fields)
+
+    def _answer(self, status: int, body: bytes, fields: list[tuple[bytes, bytes]]) -> None:
+        """Send an answer of our own, whole."""
+        client = self.client
+        keep_alive = client.keeps_alive()
+        self.status = status
+        fields += [
+            (b"x-request-id", self.request_id),
+            (b"x-fastgw-request-id", self.request_id),
+            (b"x-fastgw-attempts", b"%d" % self.attempts),
+        ]
+        out = answers.answer(
+            status,
+            body,
+            fields,
+            keep_alive=keep_alive,
+            minor_version=self.head.minor_version,
+            is_head=self.head.is_head,
+        )
+        self.sent_bytes += len(out)
+        client.send(out)
+        self._end(keep_alive)
+
+    def _end(self, keep_alive: bool) -> None:
+        if self.relay is not None:
+            self.exchanges.malformed_events += self.relay.malformed
+        self._finished()
+        self.client.finish(keep_alive)
+
+    def _finished(self) -> None:
+        """Exactly once per exchange."""
+        self.phase = _DONE
+        self._drop_body()
+        self.exchanges.live.discard(self)
+        self.exchanges.on_finished(self)

@@ -1,0 +1,53 @@
+"""All live exchanges of a process, and what they share: bounds on held bodies, and counts."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from .exchange import Exchange
+
+
+class Exchanges:
+    """All live exchanges of a process, and what they share.
+
+    Args:
+        on_finished: called once with each exchange that has ended, for log and counters.
+        hold_body_bytes: largest request body that is held, and so can be attempted again.
+        hold_total_bytes: of all held bodies together.
+        max_body_bytes: larger ones are refused.
+    """
+
+    def __init__(
+        self,
+        on_finished: Callable[[Exchange], None],
+        *,
+        hold_body_bytes: int = 16 * 1024 * 1024,
+        hold_total_bytes: int = 256 * 1024 * 1024,
+        max_body_bytes: int = 64 * 1024 * 1024,
+    ) -> None:
+        self.on_finished = on_finished
+        self.hold_body_bytes = hold_body_bytes
+        self.hold_total_bytes = hold_total_bytes
+        self.max_body_bytes = max_body_bytes
+        self.live: set[Exchange] = set()
+        self.held_bytes = 0
+        self.started = 0
+        self.retries = 0
+        self.uncertain_replays = 0
+        self.stale_reuses = 0
+        self.interrupted = 0
+        self.malformed_events = 0
+        self.client_gone = 0
+        self.unmovable = 0
+
+    def sweep(self, now: float) -> None:
+        """Look at every live exchange's deadlines. Called a few times a second."""
+        for exchange in list(self.live):
+            exchange.on_tick(now)
+
+    def interrupt_all(self) -> None:
+        """The drain is over: end what is left, honestly."""
+        for exchange in list(self.live):
+            exchange.on_shutdown()

@@ -1,0 +1,113 @@
+"""What an exchange needs to know of its route and nodes, resolved when a configuration is loaded."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ..balancing.deadlines import Deadlines
+from ..balancing.upstream import Upstream
+from ..llm.dialect import ModelMap
+from ..wire.head import RequestTemplate, ResponseTemplate, field_block
+from ..wire.pool import Pool
+
+
+class NodeLink:
+    """One node as one route uses it: its connections and how a request is written for it.
+
+    ``position`` is the node's place in the upstream. Its credentials are in ``template`` only.
+    """
+
+    __slots__ = ("auth_names", "models", "name", "name_bytes", "node", "pool", "position", "provider", "query", "template")
+
+    def __init__(
+        self,
+        node: Any,
+        pool: Pool,
+        template: RequestTemplate,
+        *,
+        position: int,
+        provider: str | None = None,
+        models: ModelMap | None = None,
+        query: bytes = b"",
+        auth_names: frozenset[bytes] = frozenset(),
+    ) -> None:
+        self.node = node
+        self.name: str = node.name
+        self.name_bytes = node.name.encode()
+        self.pool = pool
+        self.template = template
+        self.position = position
+        self.provider = provider
+        self.models = models
+        self.query = query
+        self.auth_names = auth_names
+
+    def own_over(self, fields: list[tuple[bytes, bytes]]) -> bytes:
+        """The plugins' header lines for this node: its own credentials win over theirs."""
+        return field_block([field for field in fields if field[0] not in self.auth_names])
+
+    def target(self, target: bytes) -> bytes:
+        """The request target for this node: the client's, with the node's own query arguments."""
+        if not self.query:
+            return target
+        return target + (b"&" if b"?" in target else b"?") + self.query
+
+
+class RoutePlan:
+    """One route, ready to serve: upstream, nodes, limits and what its plugins do."""
+
+    __slots__ = (
+        "answer_template",
+        "deadlines",
+        "fails_over_on_status",
+        "hold_answer_bytes",
+        "is_llm",
+        "links",
+        "max_attempts",
+        "name",
+        "passthrough",
+        "plugins",
+        "replayable",
+        "replays_uncertain",
+        "shows_headers",
+        "uncommitted_bytes",
+        "upstream",
+    )
+
+    def __init__(
+        self,
+        name: str,
+        upstream: Upstream | None,
+        links: tuple[NodeLink, ...],
+        *,
+        plugins: tuple[Any, ...] = (),
+        deadlines: Deadlines | None = None,
+        is_llm: bool = False,
+        replayable: bool | None = None,
+        replays_uncertain: bool = True,
+        fails_over_on_status: bool = True,
+        passthrough: bool = False,
+        max_attempts: int | None = None,
+        hold_answer_bytes: int = 1024 * 1024,
+        uncommitted_bytes: int = 256 * 1024,
+        shows_headers: bool = True,
+        dropped_answer_fields: tuple[bytes, ...] = (),
+    ) -> None:
+        self.name = name
+        self.upstream = upstream
+        self.links = links
+        self.plugins = plugins
+        self.deadlines = deadlines or Deadlines()
+        self.is_llm = is_llm
+        self.replayable = replayable
+        self.replays_uncertain = replays_uncertain
+        self.fails_over_on_status = fails_over_on_status
+        self.passthrough = passthrough
+        self.max_attempts = max_attempts if max_attempts is not None else max(1, len(links))
+        self.hold_answer_bytes = hold_answer_bytes
+        self.uncommitted_bytes = uncommitted_bytes
+        self.shows_headers = shows_headers
+        self.answer_template = ResponseTemplate(dropped_answer_fields)
+
+    def __repr__(self) -> str:
+        return f"<RoutePlan {self.name} nodes={len(self.links)}{' llm' if self.is_llm else ''}>"

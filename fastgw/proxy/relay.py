@@ -1,0 +1,170 @@
+"""One answer's body on its way from a node to a client.
+
+The usual read is passed on as the same object: it begins and ends between two chunks and two
+events. Otherwise its content is taken out and framed anew, and an event that is not whole yet is
+kept until it is. So the client always stands between two events, and an honest error event can
+follow at any time.
+"""
+
+from __future__ import annotations
+
+from ..llm.sse import EventKind, EventScanner
+from ..wire.head import CHUNKED_BODY, LAST_CHUNK, BodyFramer
+
+TAIL_BYTES = 64 * 1024  # of an event that is not whole; a longer one is passed on in parts
+MALFORMED_EVENTS = 3  # dropped from one stream; more of them are no accident
+
+_PROGRESS = int(EventKind.CONTENT | EventKind.REASONING | EventKind.TOOL_CALL)
+_RARE = int(EventKind.MALFORMED | EventKind.ERROR)
+_MALFORMED = int(EventKind.MALFORMED)
+_ERROR = int(EventKind.ERROR)
+_END = int(EventKind.FINISH | EventKind.DONE)
+
+
+class Relay:
+    """The body of one answer.
+
+    Args:
+        framer: the node connection's; it has just been fed what is passed on.
+        framing: how the client's body is framed: its size, CHUNKED_BODY or UNTIL_CLOSE.
+        scanner: for an event stream whose events are looked at, else None.
+    """
+
+    def __init__(self, framer: BodyFramer, framing: int, scanner: EventScanner | None) -> None:
+        self.framer = framer
+        self.is_chunked = framing == CHUNKED_BODY
+        # Bytes can be passed on as they are only from one framing to the same.
+        self.is_same_framing = framer.is_chunked == self.is_chunked
+        self.scanner = scanner
+        self.tail = b""
+        self.pending = 0  # bytes at the end of what was scanned that are no whole event yet
+        self.mask = 0  # kinds of event in the last read
+        self.is_mid_event = False  # the client has got part of an event
+        self.has_error = False
+        self.before_error = 0  # kinds of the events that stood before it in its read
+        self.malformed = 0
+
+    # --- Content ------------------------------------------------------------------------------
+
+    def _scan(self, data: bytes) -> None:
+        """Look at the events in what the framer was just fed."""
+        framer = self.framer
+        scanner = self.scanner
+        assert scanner is not None
+        mask = 0
+        for index in range(framer.count):
+            start = framer.span_start(index)
+            end = framer.span_end(index)
+            mask |= scanner.feed(data, start, end)
+            if scanner.boundary >= 0:
+                self.pending = end - scanner.boundary
+            else:
+                self.pending += end - start
+        self.mask = mask
+
+    def take(self, data: bytes) -> bytes:
+        """The content of the last read that may go to the client now; whole events only."""
+        framer = self.framer
+        if self.scanner is None:
+            return framer.decoded(data)
+        self._scan(data)
+        return self._whole_events(framer.decoded(data))
+
+    def _whole_events(self, content: bytes) -> bytes:
+        if self.tail:
+            content = self.tail + content
+            self.tail = b""
+        pending = min(self.pending, len(content))
+        if pending:
+            if pending <= TAIL_BYTES:
+                self.tail = content[len(content) - pending :]
+                content = content[: len(content) - pending]
+            else:
+                self.is_mid_event = True
+                self.pending = 0
+                return content
+        if self.is_mid_event and content:
+            self.is_mid_event = False
+        elif self.mask & _RARE:
+            content = self._without_malformed(content)
+        return content
+
+    def _without_malformed(self, content: bytes) -> bytes:
+        """Drop events that are not JSON; let nothing follow an error event."""
+        kept = []
+        start = 0
+        self.before_error = 0
+        scanner = EventScanner()
+        while start < len(content):
+            end = scanner.feed_event(content, start, len(content))
+            kind = scanner.kind
+            if kind & _MALFORMED:
+                self.malformed += 1
+            else:
+                kept.append(content[start:end])
+            if kind & _ERROR:
+                self.has_error = True
+                break
+            self.before_error |= kind
+            start = end
+        return b"".join(kept)
+
+    # --- Framing ------------------------------------------------------------------------------
+
+    def wrap(self, content: bytes, complete: bool) -> bytes:
+        """Content in the client's framing, with the end of the body if it is complete."""
+        if not self.is_chunked:
+            return content
+        if not content:
+            return LAST_CHUNK if complete else b""
+        if complete:
+            return b"%x\r\n%b\r\n0\r\n\r\n" % (len(content), content)
+        return b"%x\r\n%b\r\n" % (len(content), content)
+
+    def pass_on(self, data: bytes, start: int, end: int) -> bytes:
+        """What to send for a read that does not end the body: mostly the read itself."""
+        framer = self.framer
+        if self.scanner is None:
+            if self.is_same_framing and framer.is_verbatim:
+                return data if start == 0 and end == len(data) else data[start:end]
+            return self.wrap(framer.decoded(data), False)
+        self._scan(data)
+        if (
+            self.pending == 0
+            and self.is_same_framing
+            and framer.is_verbatim
+            and not self.tail
+            and not self.is_mid_event
+            and not self.mask & _RARE
+        ):
+            return data if start == 0 and end == len(data) else data[start:end]
+        return self.wrap(self._whole_events(framer.decoded(data)), False)
+
+    def finish(self, data: bytes) -> bytes:
+        """The content of the last read of a body that is complete, and all that was kept back."""
+        content = self.take(data) if self.framer.count else b""
+        if self.tail:
+            # A last event without its empty line: it is passed on as it is.
+            content += self.tail
+            self.tail = b""
+            self._scan_end()
+        return content
+
+    def _scan_end(self) -> None:
+        scanner = self.scanner
+        assert scanner is not None
+        self.mask |= scanner.feed_eof()
+
+    # --- What it was --------------------------------------------------------------------------
+
+    def shows_progress(self) -> bool:
+        """Did the last read hold content: text, reasoning or a tool call?"""
+        return self.mask & _PROGRESS != 0
+
+    def is_ended(self) -> bool:
+        """Has the stream said that its answer is whole?"""
+        return self.scanner is None or self.scanner.seen & _END != 0
+
+    def is_broken(self) -> bool:
+        """An error event, or more malformed ones than an accident explains."""
+        return self.has_error or self.malformed > MALFORMED_EVENTS

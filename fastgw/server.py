@@ -1,0 +1,197 @@
+"""Listening sockets, the clock that sweeps deadlines, and signals. Knows no routes."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import logging
+import os
+import signal
+import socket
+import stat
+from collections.abc import Callable
+from dataclasses import dataclass
+from time import monotonic
+
+from .errors import FastgwError
+from .wire.client_connection import Listener
+
+logger = logging.getLogger("fastgw.server")
+
+BACKLOG = 4096
+SEND_BUFFER_BYTES = 128 * 1024  # of one client connection in the kernel, or a slow one hides megabytes
+
+
+class ListenFailed(FastgwError):
+    """A listening socket could not be made; the message names the address and the reason."""
+
+
+@dataclass(frozen=True, slots=True)
+class Address:
+    """Where to listen: ``HOST:PORT``, ``[V6]:PORT``, ``unix:PATH`` or ``fd:NUMBER``."""
+
+    host: str = ""
+    port: int = 0
+    path: str = ""
+    fd: int = -1
+
+    @classmethod
+    def parse(cls, text: str) -> Address:
+        """Raises ValueError with what was expected."""
+        if text.startswith("unix:"):
+            path = text.removeprefix("unix:")
+            if not path:
+                raise ValueError("unix: needs a path")
+            return cls(path=path)
+        if text.startswith("fd:"):
+            number = text.removeprefix("fd:")
+            if not number.isdigit():
+                raise ValueError("fd: needs the number of an inherited socket")
+            return cls(fd=int(number))
+        host, colon, port = text.rpartition(":")
+        if not colon or not port.isdigit() or int(port) > 65535:
+            raise ValueError(f"{text!r} is no address: HOST:PORT, [V6]:PORT, unix:PATH or fd:NUMBER")
+        return cls(host=host.strip("[]") or "0.0.0.0", port=int(port))  # noqa: S104 (":9080" asks for all)
+
+    def __str__(self) -> str:
+        if self.path:
+            return f"unix:{self.path}"
+        if self.fd >= 0:
+            return f"fd:{self.fd}"
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+    @property
+    def is_loopback(self) -> bool:
+        """Can only this machine reach it?"""
+        return bool(self.path) or self.host in ("localhost", "::1") or self.host.startswith("127.")
+
+
+def open_socket(address: Address) -> socket.socket:
+    """A bound and listening socket. Raises ListenFailed."""
+    try:
+        if address.fd >= 0:
+            sock = socket.socket(fileno=address.fd)
+        elif address.path:
+            _remove_stale_socket(address.path)
+            sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+            sock.bind(address.path)
+        else:
+            family = socket.AF_INET6 if ":" in address.host else socket.AF_INET
+            sock = socket.socket(family, socket.SOCK_STREAM)
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            if family == socket.AF_INET6:
+                sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER_BYTES)
+            sock.bind((address.host, address.port))
+        sock.listen(BACKLOG)
+        sock.setblocking(False)
+    except (OSError, OverflowError) as error:
+        reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+        raise ListenFailed(f"cannot listen on {address}: {reason}") from error
+    return sock
+
+
+def _remove_stale_socket(path: str) -> None:
+    """Remove the socket a dead process left; one that answers is in use."""
+    try:
+        if not stat.S_ISSOCK(os.stat(path).st_mode):
+            return
+    except FileNotFoundError:
+        return
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+        try:
+            probe.connect(path)
+        except ConnectionRefusedError:
+            os.unlink(path)
+            return
+    raise OSError(errno.EADDRINUSE, os.strerror(errno.EADDRINUSE))
+
+
+class Ticker:
+    """The coarse clock: calls its sweeps in a fixed rhythm while there is anything to sweep.
+
+    Args:
+        is_busy: says whether anything could have a deadline; an idle process sleeps.
+    """
+
+    def __init__(
+        self, sweeps: list[Callable[[float], None]], is_busy: Callable[[], bool], interval_s: float = 0.05
+    ) -> None:
+        self.sweeps = sweeps
+        self.is_busy = is_busy
+        self.interval_s = interval_s
+        self._timer: asyncio.TimerHandle | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
+
+    def start(self) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._tick()
+
+    def stop(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def _tick(self) -> None:
+        assert self._loop is not None
+        if self.is_busy():
+            self._timer = self._loop.call_later(self.interval_s, self._tick)
+            now = monotonic()
+            for sweep in self.sweeps:
+                sweep(now)
+        else:
+            # Ten times slower: what begins meanwhile has deadlines of seconds.
+            self._timer = self._loop.call_later(self.interval_s * 10, self._tick)
+
+
+class Server:
+    """The listening sockets of one process, each with its ``Listener``."""
+
+    def __init__(self) -> None:
+        self._servers: list[tuple[asyncio.Server, Listener, Address]] = []
+
+    @property
+    def listeners(self) -> list[Listener]:
+        return [listener for _, listener, _ in self._servers]
+
+    async def listen(self, address: Address, listener: Listener) -> Address:
+        """Accept connections on an address; returns it with the port that was really taken.
+
+        Raises:
+            ListenFailed: with the address and the reason.
+        """
+        sock = open_socket(address)
+        loop = asyncio.get_running_loop()
+        if sock.family == socket.AF_UNIX:
+            server = await loop.create_unix_server(listener.make_connection, sock=sock)
+        else:
+            server = await loop.create_server(listener.make_connection, sock=sock, backlog=BACKLOG)
+            if address.fd < 0:
+                address = Address(host=address.host, port=sock.getsockname()[1])
+        self._servers.append((server, listener, address))
+        return address
+
+    def stop_accepting(self) -> None:
+        """Close the listening sockets; connections go on and close after their answers."""
+        for server, listener, address in self._servers:
+            server.close()
+            listener.drain()
+            if address.path:
+                try:
+                    os.unlink(address.path)
+                except FileNotFoundError:
+                    pass
+
+    def abort(self) -> None:
+        for _, listener, _ in self._servers:
+            listener.abort_all()
+
+    def connections(self) -> int:
+        return sum(len(listener.connections) for _, listener, _ in self._servers)
+
+
+def on_signals(handlers: dict[signal.Signals, Callable[[], None]]) -> None:
+    """Install signal handlers on the running loop."""
+    loop = asyncio.get_running_loop()
+    for number, handler in handlers.items():
+        loop.add_signal_handler(number, handler)

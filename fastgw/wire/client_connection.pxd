@@ -1,0 +1,62 @@
+import cython
+
+from .events cimport ExchangeEvents
+from .head cimport BodyFramer, Limits, RequestHead, scan_request
+
+
+cdef class Listener:
+    cdef public object accept
+    cdef public object refuse
+    cdef public Limits limits
+    cdef public Py_ssize_t max_connections
+    cdef public double head_timeout_s
+    cdef public double body_stall_s
+    cdef public double keepalive_s
+    cdef public set connections
+    cdef public bint is_draining
+    cdef public long long accepted
+    cdef public long long refused_connections
+
+
+cdef class _Base:
+    cdef object __weakref__
+
+
+cdef class ClientConnection(_Base):
+    cdef public Listener listener
+    cdef public Limits limits
+    cdef public object transport
+    cdef public ExchangeEvents exchange
+    cdef public RequestHead head
+    cdef public BodyFramer framer
+    cdef public object parser
+    cdef public int state
+    cdef public double deadline
+    cdef public bint is_paused
+    cdef public bytes buffer
+    cdef public bint message_ended
+    cdef public Py_ssize_t lingered
+    cdef public long long requests
+    cdef public bint reading_stopped
+    cdef public str address
+
+    cdef _keep_for_later(self, bytes data)
+    @cython.locals(head=RequestHead, end=Py_ssize_t, exchange=ExchangeEvents)
+    cdef _read_head(self, bytes data)
+    cdef bint _validate(self, bytes data, bint is_end) except -1
+    @cython.locals(framer=BodyFramer, end=Py_ssize_t, complete=bint, exchange=ExchangeEvents)
+    cdef _read_body(self, bytes data, Py_ssize_t start)
+    cdef _refuse(self, error)
+    cpdef on_deadline(self, double now)
+    cpdef close(self)
+    cpdef abort(self)
+    cpdef stop_reading(self)
+    cpdef go_on_reading(self)
+    cpdef send(self, bytes data)
+    cpdef bint keeps_alive(self)
+    cpdef finish(self, bint keep_alive)
+    cdef _close_politely(self)
+    cpdef end_unclean(self)
+
+
+cdef int _IDLE, _HEAD, _BODY, _ANSWERING, _LINGERING, _CLOSED

@@ -1,0 +1,394 @@
+"""One client's connection: requests in, answers out, one exchange at a time.
+
+httptools validates and frames the raw bytes; ``wire.head`` scans the same bytes. Both must
+agree where a message ends, or the connection is refused. No task, future or timer is made per
+request: deadlines are numbers that the listener's sweep compares with the clock.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from enum import IntEnum
+from time import monotonic
+from typing import Any
+
+import httptools
+
+from ..errors import ClientError, ClientTimeout, ProtocolError
+from .events import ExchangeEvents
+from .head import CHUNKED_BODY, BodyFramer, Limits, RequestHead, scan_request
+
+PIPELINE_BYTES = 64 * 1024  # of further requests, read while one is being answered
+LINGER_BYTES = 256 * 1024  # of a refused body, read so that the client can read its answer
+LINGER_S = 1.0
+WRITE_HIGH = 64 * 1024
+WRITE_LOW = 16 * 1024
+
+
+class ClientState(IntEnum):
+    """Where a client connection is in its current request."""
+
+    IDLE = 0  # between requests; nothing of the next one read
+    HEAD = 1  # some bytes of a head
+    BODY = 2  # the body is being read (the answer may have begun)
+    ANSWERING = 3  # request whole, answer not
+    LINGERING = 4  # answered with close; reading what the client still sends
+    CLOSED = 5
+
+
+# Plain integers: the compiled module compares them without a look-up.
+_IDLE, _HEAD, _BODY, _ANSWERING, _LINGERING, _CLOSED = (int(state) for state in ClientState)
+
+
+class Listener:
+    """What the connections of one listening socket share: limits, the way up, and themselves.
+
+    Args:
+        accept: called with (connection, head) for each request; returns its exchange, or None
+            if it has answered already.
+        refuse: called with (connection, error) to answer a request that is not well formed.
+    """
+
+    def __init__(
+        self,
+        accept: Callable[[ClientConnection, RequestHead], ExchangeEvents | None],
+        refuse: Callable[[ClientConnection, ClientError], None],
+        *,
+        limits: Limits | None = None,
+        max_connections: int = 10_000,
+        head_timeout_s: float = 10.0,
+        body_stall_s: float = 30.0,
+        keepalive_s: float = 75.0,
+    ) -> None:
+        self.accept = accept
+        self.refuse = refuse
+        self.limits = limits or Limits()
+        self.max_connections = max_connections
+        self.head_timeout_s = head_timeout_s
+        self.body_stall_s = body_stall_s
+        self.keepalive_s = keepalive_s
+        self.connections: set[ClientConnection] = set()
+        self.is_draining = False
+        self.accepted = 0
+        self.refused_connections = 0
+
+    def make_connection(self) -> ClientConnection:
+        """The protocol factory for ``loop.create_server``."""
+        return ClientConnection(self)
+
+    def sweep(self, now: float) -> None:
+        """Close what has waited too long. Called a few times a second."""
+        for connection in list(self.connections):
+            if connection.deadline <= now:
+                connection.on_deadline(now)
+
+    def drain(self) -> None:
+        """Close idle connections now and every other one after its current answer."""
+        self.is_draining = True
+        for connection in list(self.connections):
+            if connection.state == _IDLE:
+                connection.close()
+
+    def abort_all(self) -> None:
+        for connection in list(self.connections):
+            connection.abort()
+
+
+class _Base:
+    """An extension type cannot have a Python class first among its bases."""
+
+
+class ClientConnection(_Base, asyncio.Protocol):
+    """The server side of one client connection."""
+
+    def __init__(self, listener: Listener) -> None:
+        self.listener = listener
+        self.limits = listener.limits
+        self.transport: Any = None
+        self.exchange: ExchangeEvents | None = None
+        self.head: RequestHead | None = None
+        self.framer = BodyFramer()
+        self.parser: Any = None
+        self.state = _IDLE
+        self.deadline = 0.0
+        self.is_paused = False
+        self.buffer = b""
+        self.message_ended = False
+        self.lingered = 0
+        self.requests = 0
+        self.reading_stopped = False
+        self.address = ""
+
+    def __repr__(self) -> str:
+        return f"<ClientConnection {ClientState(self.state).name.lower()} requests={self.requests}>"
+
+    # --- Opening and closing ------------------------------------------------------------------
+
+    def connection_made(self, transport: Any) -> None:
+        listener = self.listener
+        self.transport = transport
+        listener.accepted += 1
+        if len(listener.connections) >= listener.max_connections:
+            listener.refused_connections += 1
+            self.state = _CLOSED
+            transport.abort()
+            return
+        transport.set_write_buffer_limits(WRITE_HIGH, WRITE_LOW)
+        self.parser = httptools.HttpRequestParser(self)
+        self.deadline = monotonic() + listener.head_timeout_s
+        listener.connections.add(self)
+
+    def peer_address(self) -> str:
+        """The client's address, without its port; "unix" for a local socket."""
+        if not self.address:
+            peer = self.transport.get_extra_info("peername") if self.transport is not None else None
+            self.address = str(peer[0]) if isinstance(peer, tuple) else "unix"
+        return self.address
+
+    def connection_lost(self, error: Exception | None) -> None:
+        self.state = _CLOSED
+        self.deadline = 1e18
+        self.listener.connections.discard(self)
+        self.parser = None  # it refers back to this object
+        self.buffer = b""
+        exchange, self.exchange = self.exchange, None
+        if exchange is not None:
+            exchange.on_client_gone()
+
+    def eof_received(self) -> bool:
+        # Half a connection with an unanswered request means that the client has gone.
+        # Returning False lets the transport write what it holds and close.
+        exchange, self.exchange = self.exchange, None
+        if exchange is not None:
+            self.state = _CLOSED
+            exchange.on_client_gone()
+            if self.transport is not None:
+                self.transport.abort()
+        return False
+
+    def close(self) -> None:
+        """Close after what was written has been sent."""
+        if self.state != _CLOSED:
+            self.state = _CLOSED
+            self.transport.close()
+
+    def abort(self) -> None:
+        """Close at once; what was not sent yet is lost."""
+        if self.transport is not None:
+            self.state = _CLOSED
+            self.transport.abort()
+
+    # --- Reading ------------------------------------------------------------------------------
+
+    def on_message_complete(self) -> None:
+        """httptools: the message ended inside the bytes just fed."""
+        self.message_ended = True
+
+    def data_received(self, data: bytes) -> None:
+        if self.state <= _HEAD:
+            if self.buffer:
+                data = self.buffer + data
+                self.buffer = b""
+            self._read_head(data)
+        elif self.state == _BODY:
+            self._read_body(data, 0)
+        elif self.state == _ANSWERING:
+            self._keep_for_later(data)
+        elif self.state == _LINGERING:
+            self.lingered += len(data)
+            if self.lingered > LINGER_BYTES:
+                self.abort()
+
+    def _keep_for_later(self, data: bytes) -> None:
+        self.buffer += data
+        if len(self.buffer) > PIPELINE_BYTES and not self.reading_stopped:
+            self.reading_stopped = True
+            self.transport.pause_reading()
+
+    def _read_head(self, data: bytes) -> None:
+        try:
+            head = scan_request(data, 0, self.limits)
+        except ProtocolError as error:
+            self._refuse(error)
+            return
+        if head is None:
+            if self.state == _IDLE:
+                self.state = _HEAD
+                self.deadline = monotonic() + self.listener.head_timeout_s
+            self.buffer = data
+            return
+        self.requests += 1
+        self.head = head
+        if head.is_chunked:
+            self.framer.expect(CHUNKED_BODY)
+        else:
+            self.framer.expect(head.content_length if head.content_length > 0 else 0)
+        self.message_ended = False
+        self.state = _BODY
+        self.deadline = 1e18
+        end = head.end
+        if self.framer.complete:
+            # The commonest case first: the head is the whole message and the whole read.
+            if not self._validate(data if end == len(data) else data[:end], True):
+                return
+            self.state = _ANSWERING
+            if end < len(data):
+                self._keep_for_later(data[end:])
+            self.exchange = exchange = self.listener.accept(self, head)
+            if exchange is not None:
+                exchange.on_request_read(data, end, end, True)
+            return
+        if not self._validate(data[:end], False):
+            return
+        self.exchange = self.listener.accept(self, head)
+        if self.state == _BODY:
+            self.deadline = monotonic() + self.listener.body_stall_s
+            if end < len(data):
+                self._read_body(data, end)
+
+    def _validate(self, data: bytes, is_end: bool) -> bool:
+        """Feed httptools one piece; False and the connection refused unless it agrees."""
+        try:
+            self.parser.feed_data(data)
+        except httptools.HttpParserUpgrade:
+            # We never upgrade here: the request is served as a plain one. httptools stops at
+            # the head then, so for this message our own framing is the only one.
+            self.message_ended = is_end
+            self.parser = httptools.HttpRequestParser(self)
+            if not is_end:
+                self._refuse(ProtocolError("an Upgrade request with a body"))
+                return False
+            return True
+        except httptools.HttpParserInvalidMethodError:
+            self._refuse(ProtocolError("a method that is not supported", 501, "not_implemented"))
+            return False
+        except httptools.HttpParserError:
+            self._refuse(ProtocolError("a malformed request"))
+            return False
+        if self.message_ended != is_end:
+            self._refuse(ProtocolError("a request whose length is ambiguous"))
+            return False
+        return True
+
+    def _read_body(self, data: bytes, start: int) -> None:
+        framer = self.framer
+        try:
+            end = framer.feed(data, start)
+        except ValueError as error:
+            self._refuse(ProtocolError(f"a malformed request body: {error}"))
+            return
+        complete = framer.complete
+        if not self._validate(data if start == 0 and end == len(data) else data[start:end], complete):
+            return
+        if complete:
+            self.state = _ANSWERING
+            self.deadline = 1e18
+            if end < len(data):
+                self._keep_for_later(data[end:])
+        else:
+            self.deadline = monotonic() + self.listener.body_stall_s
+        exchange = self.exchange  # a reference of our own: the call may end the exchange
+        if exchange is not None:
+            exchange.on_request_read(data, start, end, complete)
+
+    def _refuse(self, error: ClientError) -> None:
+        """Answer a request that is not well formed, and close."""
+        exchange, self.exchange = self.exchange, None
+        if exchange is not None:
+            exchange.on_client_gone()
+        self.state = _ANSWERING
+        self.listener.refuse(self, error)
+
+    def on_deadline(self, now: float) -> None:
+        """The sweep found that ``deadline`` has passed."""
+        if self.state == _IDLE:
+            self.close()
+        elif self.state == _HEAD or self.state == _BODY:
+            self._refuse(ClientTimeout())
+        elif self.state == _LINGERING:
+            self.abort()
+
+    # --- Flow control -------------------------------------------------------------------------
+
+    def pause_writing(self) -> None:
+        self.is_paused = True
+
+    def resume_writing(self) -> None:
+        self.is_paused = False
+        exchange = self.exchange
+        if exchange is not None:
+            exchange.on_client_writable()
+
+    def stop_reading(self) -> None:
+        """Take no more of the request body for now."""
+        if self.state == _BODY and not self.reading_stopped:
+            self.reading_stopped = True
+            self.deadline = 1e18
+            self.transport.pause_reading()
+
+    def go_on_reading(self) -> None:
+        if self.reading_stopped and self.state < _LINGERING:
+            self.reading_stopped = False
+            if self.state == _BODY:
+                self.deadline = monotonic() + self.listener.body_stall_s
+            self.transport.resume_reading()
+
+    # --- Writing ------------------------------------------------------------------------------
+
+    def send(self, data: bytes) -> None:
+        """Write bytes of the answer; nothing happens on a closed connection."""
+        if self.state < _LINGERING:
+            self.transport.write(data)
+
+    def keeps_alive(self) -> bool:
+        """May this connection serve another request after the current one?"""
+        return (
+            self.head is not None
+            and self.head.keep_alive
+            and self.state == _ANSWERING
+            and not self.listener.is_draining
+        )
+
+    def finish(self, keep_alive: bool) -> None:
+        """The answer is whole. ``keep_alive`` is what its head has promised."""
+        self.exchange = None
+        self.head = None
+        if self.state == _CLOSED:
+            return
+        if not keep_alive:
+            self._close_politely()
+            return
+        self.state = _IDLE
+        self.deadline = monotonic() + self.listener.keepalive_s
+        if self.reading_stopped:
+            self.reading_stopped = False
+            self.transport.resume_reading()
+        if self.buffer:
+            # Not from here: a long pipeline would be a deep recursion.
+            asyncio.get_running_loop().call_soon(self._read_next)
+
+    def _read_next(self) -> None:
+        if self.state <= _HEAD and self.buffer:
+            data, self.buffer = self.buffer, b""
+            self._read_head(data)
+
+    def _close_politely(self) -> None:
+        """Close so that the client can read its answer although it may still be sending."""
+        if self.state == _BODY or self.buffer or self.message_ended is False:
+            self.state = _LINGERING
+            self.deadline = monotonic() + LINGER_S
+            if self.reading_stopped:
+                self.reading_stopped = False
+                self.transport.resume_reading()
+            try:
+                self.transport.write_eof()
+            except (OSError, RuntimeError, NotImplementedError):
+                self.close()
+        else:
+            self.close()
+
+    def end_unclean(self) -> None:
+        """End a stream so that no client can take it for a whole one: close without the end."""
+        self.exchange = None
+        self.close()

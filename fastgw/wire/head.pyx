@@ -1,0 +1,982 @@
+"""HTTP/1.1 heads and body framing over raw bytes: scan, validate, write.
+
+httptools validates the same bytes beside this module; where the two do not agree on a message's
+boundary, the connection is refused. Heads are never passed on: each is written anew, field by
+field, from what was validated here.
+
+Source: RFC 9110 (fields, Host, Connection), RFC 9112 (message syntax, chunked coding).
+"""
+
+from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
+from cpython.mem cimport PyMem_Free, PyMem_Malloc, PyMem_Realloc
+from libc.string cimport memchr, memcpy
+
+from ..errors import BadResponse, ProtocolError
+
+cdef enum:
+    INLINE_FIELDS = 48
+    MAX_FILTER_NAME = 40
+
+# --- Character classes ------------------------------------------------------------------------
+
+cdef uint8_t TCHAR[256]     # lower-case letter of a token character, else 0 (RFC 9110, 5.6.2)
+cdef uint8_t VCHAR[256]     # 1: allowed in a field value
+cdef uint8_t TARGET[256]    # 1: allowed in a request target
+cdef uint8_t HOSTCHAR[256]  # 1: allowed in Host
+
+
+cdef void _fill_tables() noexcept:
+    cdef int c
+    for c in range(256):
+        TCHAR[c] = 0
+        VCHAR[c] = 1 if (c >= 0x20 and c != 0x7F) or c == 0x09 else 0
+        TARGET[c] = 1 if 0x21 <= c <= 0x7E else 0
+        HOSTCHAR[c] = 0
+    for c in range(ord("a"), ord("z") + 1):
+        TCHAR[c] = c
+        TCHAR[c - 32] = c
+        HOSTCHAR[c] = HOSTCHAR[c - 32] = 1
+    for c in range(ord("0"), ord("9") + 1):
+        TCHAR[c] = c
+        HOSTCHAR[c] = 1
+    for c in b"!#$%&'*+-.^_`|~":
+        TCHAR[c] = c
+    for c in b"-._:[]~%":
+        HOSTCHAR[c] = 1
+    for c in b"\"<>\\^`{|}#":
+        TARGET[c] = 0
+
+
+_fill_tables()
+
+
+cdef inline bint same(const uint8_t *text, Py_ssize_t length, const char *lower, Py_ssize_t lower_len) noexcept:
+    """Whether text is the token ``lower``, letter case aside."""
+    cdef Py_ssize_t i
+    if length != lower_len:
+        return False
+    for i in range(length):
+        if TCHAR[text[i]] != <uint8_t>lower[i]:
+            return False
+    return True
+
+
+cdef inline long long digits(const uint8_t *text, Py_ssize_t length) noexcept:
+    """The number that 1 to 18 plain digits spell, else -1."""
+    cdef long long value = 0
+    cdef Py_ssize_t i
+    if length < 1 or length > 18:
+        return -1
+    for i in range(length):
+        if text[i] < 48 or text[i] > 57:
+            return -1
+        value = value * 10 + (text[i] - 48)
+    return value
+
+
+# --- Limits and filters -----------------------------------------------------------------------
+
+
+cdef class Limits:
+    """Bounds of one head: its first line, the whole of it (bytes), and its number of fields."""
+
+    def __init__(self, line_bytes=16 * 1024, head_bytes=32 * 1024, fields=100):
+        self.line_bytes = line_bytes
+        self.head_bytes = head_bytes
+        self.fields = fields
+
+
+cdef class FieldFilter:
+    """A set of field names; a name that ends in ``*`` is a prefix. At most 255 names of 40 bytes.
+
+    Names are grouped by length, so that the usual answer (no) costs one comparison or none.
+    """
+
+    def __init__(self, names):
+        cdef Py_ssize_t length, position = 0
+        wanted = {n.lower() for n in names}
+        self.names = frozenset(wanted)
+        self._prefixes = sorted(n.removesuffix(b"*") for n in wanted if n.endswith(b"*"))
+        exact = sorted((n for n in wanted if not n.endswith(b"*")), key=lambda n: (len(n), n))
+        if len(exact) > 255 or any(not 1 <= len(n) <= MAX_FILTER_NAME for n in exact):
+            raise ValueError("a filter holds at most 255 names of 1 to 40 bytes")
+        for length in range(MAX_FILTER_NAME + 1):
+            self._first[length] = 0
+            self._count[length] = 0
+        for index, name in enumerate(exact):
+            if self._count[len(name)] == 0:
+                self._first[len(name)] = index
+            self._count[len(name)] += 1
+            self._offset[index] = position
+            position += len(name)
+        self._names = b"".join(exact)
+        self._size = len(exact)
+
+    cdef bint matches(self, const uint8_t *name, Py_ssize_t length) noexcept:
+        cdef Py_ssize_t i
+        cdef const char *names = PyBytes_AS_STRING(self._names)
+        if length <= MAX_FILTER_NAME:
+            for i in range(self._first[length], self._first[length] + self._count[length]):
+                if same(name, length, names + self._offset[i], length):
+                    return True
+        if self._prefixes:
+            for i in range(len(self._prefixes)):
+                prefix = <bytes>self._prefixes[i]
+                if length >= PyBytes_GET_SIZE(prefix) and same(
+                    name, PyBytes_GET_SIZE(prefix), PyBytes_AS_STRING(prefix), PyBytes_GET_SIZE(prefix)
+                ):
+                    return True
+        return False
+
+    def __contains__(self, bytes name):
+        return self.matches(<const uint8_t *>PyBytes_AS_STRING(name), len(name))
+
+
+# --- Heads ------------------------------------------------------------------------------------
+
+
+cdef class Head:
+    """The fields of one validated head, as offsets into ``raw``.
+
+    ``end`` is the offset in the scanned data where the body begins. ``content_length`` is -1
+    when there is none.
+    """
+
+    def __cinit__(self):
+        self.fields = self.inline_fields
+        self.capacity = INLINE_FIELDS
+        self.content_length = -1
+
+    def __dealloc__(self):
+        if self.fields != self.inline_fields:
+            PyMem_Free(self.fields)
+
+    cdef field_t *_new_field(self) except NULL:
+        cdef field_t *grown
+        if self.field_count == self.capacity:
+            grown = <field_t *>PyMem_Malloc(2 * self.capacity * sizeof(field_t))
+            if grown == NULL:
+                raise MemoryError
+            memcpy(grown, self.fields, self.capacity * sizeof(field_t))
+            if self.fields != self.inline_fields:
+                PyMem_Free(self.fields)
+            self.fields = grown
+            self.capacity *= 2
+        self.field_count += 1
+        return &self.fields[self.field_count - 1]
+
+    cdef Py_ssize_t _find(self, const char *name, Py_ssize_t length) noexcept:
+        cdef const uint8_t *raw = <const uint8_t *>PyBytes_AS_STRING(self.raw)
+        cdef Py_ssize_t i
+        for i in range(self.field_count):
+            if same(raw + self.fields[i].name, self.fields[i].name_len, name, length):
+                return i
+        return -1
+
+    cpdef bytes get(self, bytes name):
+        """The value of the first field called ``name`` (lower case), or None."""
+        cdef Py_ssize_t i = self._find(PyBytes_AS_STRING(name), len(name))
+        if i < 0:
+            return None
+        return self.raw[self.fields[i].value : self.fields[i].value + self.fields[i].value_len]
+
+    def items(self):
+        """All fields as (lower-case name, value), in order."""
+        return [
+            (
+                self.raw[self.fields[i].name : self.fields[i].name + self.fields[i].name_len].lower(),
+                self.raw[self.fields[i].value : self.fields[i].value + self.fields[i].value_len],
+            )
+            for i in range(self.field_count)
+        ]
+
+
+cdef class RequestHead(Head):
+    """One request's method, target and fields. ``path`` is the target without its query."""
+
+    def __repr__(self):
+        return f"<RequestHead {self.method.decode()} {self.path.decode()}>"
+
+
+cdef class ResponseHead(Head):
+    """One response's status and fields."""
+
+    def __repr__(self):
+        return f"<ResponseHead {self.status}>"
+
+
+cdef object _bad(bint is_request, str message, int status=400, str code="bad_request"):
+    if is_request:
+        return ProtocolError(message, status, code)
+    return BadResponse(message)
+
+
+cdef int _scan_fields(Head head, Py_ssize_t at, Py_ssize_t end, Py_ssize_t most, bint is_request) except -1:
+    """Validate every field line in raw[at:end] and note where it lies.
+
+    ``end`` is just behind the CRLF of the last field line.
+    """
+    cdef const uint8_t *raw = <const uint8_t *>PyBytes_AS_STRING(head.raw)
+    cdef Py_ssize_t start, stop, value, tail
+    cdef field_t *field
+    while at < end:
+        start = at
+        while TCHAR[raw[at]]:
+            at += 1
+        if raw[at] != c":" or at == start:
+            if at == start and (raw[at] == c" " or raw[at] == c"\t"):
+                raise _bad(is_request, "a folded header field")
+            raise _bad(is_request, "a header field name has a character that is not allowed")
+        stop = at
+        at += 1
+        while raw[at] == c" " or raw[at] == c"\t":
+            at += 1
+        value = at
+        while VCHAR[raw[at]]:
+            at += 1
+        if raw[at] != c"\r" or raw[at + 1] != c"\n":
+            raise _bad(is_request, "a header field value has a character that is not allowed")
+        tail = at
+        while tail > value and (raw[tail - 1] == c" " or raw[tail - 1] == c"\t"):
+            tail -= 1
+        at += 2
+        if head.field_count >= most:
+            raise _bad(is_request, "too many header fields", 431, "header_too_large")
+        if stop - start > 256:
+            raise _bad(is_request, "a header field name is too long", 431, "header_too_large")
+        field = head._new_field()
+        field.name = <uint32_t>start
+        field.name_len = <uint16_t>(stop - start)
+        field.value = <uint32_t>value
+        field.value_len = <uint32_t>(tail - value)
+        field.drop = 0
+    return 0
+
+
+cdef int _connection_tokens(Head head, const uint8_t *value, Py_ssize_t length, int *close, int *keep) except -1:
+    """Read one Connection field: the fields it names are not for the next hop."""
+    cdef const uint8_t *raw = <const uint8_t *>PyBytes_AS_STRING(head.raw)
+    cdef Py_ssize_t at = 0, start, i
+    while at < length:
+        while at < length and (value[at] == c" " or value[at] == c"\t" or value[at] == c","):
+            at += 1
+        start = at
+        while at < length and TCHAR[value[at]]:
+            at += 1
+        if at < length and value[at] != c" " and value[at] != c"\t" and value[at] != c",":
+            raise _bad(isinstance(head, RequestHead), "a Connection field that is no list of tokens")
+        if at == start:
+            continue
+        if same(value + start, at - start, "close", 5):
+            close[0] = 1
+        elif same(value + start, at - start, "keep-alive", 10):
+            keep[0] = 1
+        else:
+            for i in range(head.field_count):
+                if head.fields[i].name_len == at - start and _same_text(
+                    raw + head.fields[i].name, value + start, at - start
+                ):
+                    head.fields[i].drop = 1
+    return 0
+
+
+cdef inline bint _same_text(const uint8_t *a, const uint8_t *b, Py_ssize_t length) noexcept:
+    cdef Py_ssize_t i
+    for i in range(length):
+        if TCHAR[a[i]] != TCHAR[b[i]]:
+            return False
+    return True
+
+
+cdef int _framing(Head head, bint is_request) except -1:
+    """Read the fields that decide on the message's framing and on the connection."""
+    cdef const uint8_t *raw = <const uint8_t *>PyBytes_AS_STRING(head.raw)
+    cdef const uint8_t *name
+    cdef const uint8_t *value
+    cdef Py_ssize_t i, length, value_len
+    cdef int close = 0, keep = 0
+    cdef RequestHead request = <RequestHead>head if is_request else None
+    cdef bint host_seen = False
+    for i in range(head.field_count):
+        name = raw + head.fields[i].name
+        length = head.fields[i].name_len
+        value = raw + head.fields[i].value
+        value_len = head.fields[i].value_len
+        if length == 4:
+            if is_request and same(name, length, "host", 4):
+                if host_seen:
+                    raise _bad(True, "more than one Host field")
+                host_seen = True
+                _check_host(value, value_len)
+                request.host = value[:value_len]
+                head.fields[i].drop = 1
+        elif length == 14:
+            if same(name, length, "content-length", 14):
+                if head.content_length >= 0:
+                    raise _bad(is_request, "more than one Content-Length field")
+                head.content_length = digits(value, value_len)
+                if head.content_length < 0:
+                    raise _bad(is_request, "a Content-Length that is no number")
+                head.fields[i].drop = 1
+        elif length == 17:
+            if same(name, length, "transfer-encoding", 17):
+                if head.is_chunked or not same(value, value_len, "chunked", 7):
+                    raise _bad(is_request, "a Transfer-Encoding other than chunked", 501, "not_implemented")
+                head.is_chunked = True
+                head.fields[i].drop = 1
+        elif length == 10:
+            if same(name, length, "connection", 10):
+                _connection_tokens(head, value, value_len, &close, &keep)
+                head.fields[i].drop = 1
+            elif same(name, length, "keep-alive", 10):
+                head.fields[i].drop = 1
+        elif length == 7:
+            if same(name, length, "upgrade", 7):
+                if is_request:
+                    request.wants_upgrade = True
+                head.fields[i].drop = 1
+            elif same(name, length, "trailer", 7):
+                head.fields[i].drop = 1
+        elif length == 6:
+            if is_request and same(name, length, "expect", 6):
+                if not same(value, value_len, "100-continue", 12):
+                    raise _bad(True, "an unknown Expect", 417, "expectation_failed")
+                request.expects_continue = head.minor_version == 1
+                head.fields[i].drop = 1
+        elif length == 2:
+            if same(name, length, "te", 2):
+                head.fields[i].drop = 1
+        elif length == 16:
+            if same(name, length, "proxy-connection", 16):
+                head.fields[i].drop = 1
+        elif length == 18:
+            if same(name, length, "proxy-authenticate", 18):
+                head.fields[i].drop = 1
+        elif length == 19:
+            if same(name, length, "proxy-authorization", 19):
+                head.fields[i].drop = 1
+    if head.is_chunked:
+        if head.content_length >= 0:
+            raise _bad(is_request, "both Content-Length and Transfer-Encoding")
+        if head.minor_version == 0:
+            raise _bad(is_request, "Transfer-Encoding in HTTP/1.0")
+    if is_request and not host_seen and head.minor_version == 1:
+        raise _bad(True, "no Host field")
+    head.keep_alive = not close and (head.minor_version == 1 or keep)
+    return 0
+
+
+cdef int _check_host(const uint8_t *value, Py_ssize_t length) except -1:
+    cdef Py_ssize_t i
+    if length > 255:
+        raise _bad(True, "a Host that is too long")
+    for i in range(length):
+        if not HOSTCHAR[value[i]]:
+            raise _bad(True, "a Host that is not valid")
+    return 0
+
+
+cdef inline int _hex(uint8_t c) noexcept:
+    if 48 <= c <= 57:
+        return c - 48
+    c |= 32
+    if 97 <= c <= 102:
+        return c - 87
+    return -1
+
+
+cdef int _check_path(const uint8_t *path, Py_ssize_t length) except -1:
+    """Refuse every spelling that a node could read as another path than the one routed by."""
+    cdef Py_ssize_t i = 0, segment = 1
+    cdef int high, low, code
+    while i < length:
+        if path[i] == c"%":
+            high = _hex(path[i + 1]) if i + 2 < length else -1
+            low = _hex(path[i + 2]) if i + 2 < length else -1
+            if high < 0 or low < 0:
+                raise _bad(True, "a path with a broken percent-encoding")
+            code = high * 16 + low
+            if code < 0x20 or code == 0x7F or code == c"/" or code == c"\\" or code == c".":
+                raise _bad(True, "a path with an encoded character that is not allowed")
+        elif path[i] == c"/" and i > 0:
+            _check_segment(path + segment, i - segment, False)
+            segment = i + 1
+        i += 1
+    _check_segment(path + segment, length - segment, True)
+    return 0
+
+
+cdef int _check_segment(const uint8_t *segment, Py_ssize_t length, bint is_last) except -1:
+    if length == 0 and not is_last:
+        raise _bad(True, "a path with an empty segment")
+    if segment[0] == c"." and (length == 1 or (length == 2 and segment[1] == c".")):
+        raise _bad(True, "a path with dot segments")
+    return 0
+
+
+cpdef RequestHead scan_request(bytes data, Py_ssize_t start, Limits limits):
+    """Scan the request head that begins at ``start``.
+
+    Returns None while it is not whole. One empty line before it is passed over.
+
+    Raises:
+        ProtocolError: with the status the client should get (400, 414, 417, 431, 501, 505).
+    """
+    cdef const uint8_t *text = <const uint8_t *>PyBytes_AS_STRING(data)
+    cdef Py_ssize_t size = len(data), at, end, line, space, length, query
+    cdef RequestHead head
+    cdef const uint8_t *found
+    if size - start >= 2 and text[start] == c"\r" and text[start + 1] == c"\n":
+        start += 2
+    found = <const uint8_t *>memchr(text + start, c"\n", size - start) if size > start else NULL
+    if found == NULL:
+        if size - start > limits.line_bytes:
+            raise _bad(True, "the request line is too long", 414, "uri_too_long")
+        return None
+    line = found - text + 1
+    if line - start > limits.line_bytes:
+        raise _bad(True, "the request line is too long", 414, "uri_too_long")
+    end = _head_end(text, start, line, size)
+    if end < 0 or end - start > limits.head_bytes:
+        if size - start > limits.head_bytes:
+            raise _bad(True, "the header is too large", 431, "header_too_large")
+        return None
+
+    head = RequestHead.__new__(RequestHead)
+    head.end = end
+    head.raw = data if start == 0 and end == size else data[start:end]
+    text = <const uint8_t *>PyBytes_AS_STRING(head.raw)
+    line -= start
+    end -= start
+    if line < 4 or text[line - 2] != c"\r" or text[end - 2] != c"\r":
+        raise _bad(True, "a line that does not end in CRLF")
+    # method SP target SP HTTP/1.x CRLF
+    at = 0
+    while TCHAR[text[at]]:
+        at += 1
+    if at == 0 or at > 32 or text[at] != c" ":
+        raise _bad(True, "a malformed request line")
+    head.method = text[:at]
+    space = at + 1
+    at = space
+    while TARGET[text[at]]:
+        at += 1
+    length = at - space
+    if text[at] != c" " or length == 0:
+        raise _bad(True, "a malformed request target")
+    if line - at != 11 or text[at + 1 : at + 6] != b"HTTP/":
+        raise _bad(True, "a malformed request line")
+    if text[at + 6] != c"1" or text[at + 7] != c"." or (text[at + 8] != c"1" and text[at + 8] != c"0"):
+        if 48 <= text[at + 6] <= 57 and text[at + 7] == c"." and 48 <= text[at + 8] <= 57:
+            raise _bad(True, "an HTTP version that is not supported", 505, "version_not_supported")
+        raise _bad(True, "a malformed request line")
+    head.minor_version = text[at + 8] - 48
+    if text[space] != c"/":
+        raise _bad(True, "a request target that is not a path")
+    head.target = text[space : space + length]
+    found = <const uint8_t *>memchr(text + space, c"?", length)
+    query = found - (text + space) if found != NULL else length
+    head.path = head.target if query == length else text[space : space + query]
+    _check_path(text + space, query)
+    _scan_fields(head, line, end - 2, limits.fields, True)
+    _framing(head, True)
+    head.is_head = head.method == b"HEAD"
+    return head
+
+
+cpdef ResponseHead scan_response(bytes data, Py_ssize_t start, Limits limits):
+    """Scan the response head that begins at ``start``; None while it is not whole.
+
+    Raises:
+        BadResponse: it is not a valid head, or a limit is passed.
+    """
+    cdef const uint8_t *text = <const uint8_t *>PyBytes_AS_STRING(data)
+    cdef Py_ssize_t size = len(data), at, end, line, i
+    cdef ResponseHead head
+    cdef const uint8_t *found
+    # A prefix that can no longer become a status line is refused before its line ends.
+    for i in range(min(size - start, 5)):
+        if text[start + i] != <uint8_t>(b"HTTP/"[i]):
+            raise _bad(False, "the answer is not HTTP")
+    found = <const uint8_t *>memchr(text + start, c"\n", size - start) if size > start else NULL
+    if found == NULL:
+        if size - start > limits.line_bytes:
+            raise _bad(False, "the status line is too long")
+        return None
+    line = found - text + 1
+    end = _head_end(text, start, line, size)
+    if end < 0 or end - start > limits.head_bytes:
+        if size - start > limits.head_bytes:
+            raise _bad(False, "the answer's header is too large")
+        return None
+    head = ResponseHead.__new__(ResponseHead)
+    head.end = end
+    head.raw = data if start == 0 and end == size else data[start:end]
+    text = <const uint8_t *>PyBytes_AS_STRING(head.raw)
+    line -= start
+    end -= start
+    # HTTP/1.x SP 3 digits [SP reason] CRLF
+    if (
+        line < 14
+        or text[line - 2] != c"\r"
+        or text[end - 2] != c"\r"
+        or text[5] != c"1"
+        or text[6] != c"."
+        or (text[7] != c"1" and text[7] != c"0")
+        or text[8] != c" "
+        or (text[12] != c" " and text[12] != c"\r")
+    ):
+        raise _bad(False, "a malformed status line")
+    head.minor_version = text[7] - 48
+    head.status = <int>digits(text + 9, 3)
+    if head.status < 100 or head.status > 599:
+        raise _bad(False, "a status that is not valid")
+    head.reason_start = 13
+    head.reason_len = line - 2 - 13 if line - 2 > 13 else 0
+    for i in range(head.reason_start, head.reason_start + head.reason_len):
+        if not VCHAR[text[i]]:
+            raise _bad(False, "a malformed status line")
+    _scan_fields(head, line, end - 2, limits.fields, False)
+    _framing(head, False)
+    _content_type(head)
+    return head
+
+
+cdef void _content_type(ResponseHead head) noexcept:
+    cdef const uint8_t *raw = <const uint8_t *>PyBytes_AS_STRING(head.raw)
+    cdef Py_ssize_t i = head._find("content-type", 12), length
+    if i < 0:
+        return
+    raw += head.fields[i].value
+    length = head.fields[i].value_len
+    # "/" is no token character, so the two halves are compared apart.
+    if length >= 17 and same(raw, 4, "text", 4) and raw[4] == c"/" and same(raw + 5, 12, "event-stream", 12):
+        head.is_event_stream = True
+    elif length >= 16 and same(raw, 11, "application", 11) and raw[11] == c"/" and same(raw + 12, 4, "json", 4):
+        head.is_json = True
+
+
+cdef Py_ssize_t _head_end(const uint8_t *text, Py_ssize_t start, Py_ssize_t line, Py_ssize_t size) noexcept:
+    """Offset just behind the empty line that ends a head, or -1. ``line``: behind the first line.
+
+    A bare LF does not end a line here; the field scan refuses it where it stands.
+    """
+    cdef const uint8_t *found
+    cdef Py_ssize_t at = line
+    while True:
+        if size - at >= 2 and text[at] == c"\r" and text[at + 1] == c"\n":
+            return at + 2
+        # An empty line in the wrong spelling ends the head too, so that it is refused at once.
+        if size - at >= 1 and text[at] == c"\n":
+            return at + 1
+        if at >= size:
+            return -1
+        found = <const uint8_t *>memchr(text + at, c"\n", size - at)
+        if found == NULL:
+            return -1
+        at = found - text + 1
+
+
+# --- Writing ----------------------------------------------------------------------------------
+
+
+def check_value(bytes value):
+    """Return ``value`` if it may be written as a field value; every emitter asks this first.
+
+    Raises:
+        ValueError: it holds CR, LF, NUL or another control character.
+    """
+    cdef const uint8_t *text = <const uint8_t *>PyBytes_AS_STRING(value)
+    cdef Py_ssize_t i
+    for i in range(len(value)):
+        if not VCHAR[text[i]]:
+            raise ValueError("a header value with a control character")
+    return value
+
+
+def check_name(bytes name):
+    """Return ``name`` if it is a field name, else raise ValueError."""
+    cdef const uint8_t *text = <const uint8_t *>PyBytes_AS_STRING(name)
+    cdef Py_ssize_t i
+    if not name or len(name) > 256:
+        raise ValueError("a header name that is empty or too long")
+    for i in range(len(name)):
+        if not TCHAR[text[i]]:
+            raise ValueError("a header name with a character that is not allowed")
+    return name
+
+
+def field_block(fields):
+    """The given (name, value) pairs as validated header lines, each with its CRLF."""
+    return b"".join([b"%b: %b\r\n" % (check_name(name), check_value(value)) for name, value in fields])
+
+
+cdef inline uint8_t *_put(uint8_t *to, const void *text, Py_ssize_t length) noexcept:
+    memcpy(to, text, length)
+    return to + length
+
+
+cdef inline uint8_t *_put_bytes(uint8_t *to, bytes text) noexcept:
+    return _put(to, PyBytes_AS_STRING(text), PyBytes_GET_SIZE(text))
+
+
+cdef inline uint8_t *_put_number(uint8_t *to, long long number) noexcept:
+    cdef uint8_t spelled[20]
+    cdef int at = 20
+    while True:
+        at -= 1
+        spelled[at] = 48 + number % 10
+        number //= 10
+        if number == 0:
+            return _put(to, spelled + at, 20 - at)
+
+
+cdef uint8_t *_put_framing(uint8_t *to, long long body_bytes) noexcept:
+    if body_bytes >= 0:
+        to = _put(to, b"content-length: ", 16)
+        to = _put_number(to, body_bytes)
+        return _put(to, b"\r\n", 2)
+    if body_bytes == CHUNKED_BODY:
+        return _put(to, b"transfer-encoding: chunked\r\n", 28)
+    return to
+
+
+cdef uint8_t *_put_fields(
+    uint8_t *to, Head head, FieldFilter drop, FieldFilter keep, FieldFilter also_drop
+) noexcept:
+    """Copy the fields that are not hop-by-hop and that the filters let pass, one by one."""
+    cdef const uint8_t *raw = <const uint8_t *>PyBytes_AS_STRING(head.raw)
+    cdef field_t *field
+    cdef Py_ssize_t i
+    for i in range(head.field_count):
+        field = &head.fields[i]
+        if field.drop:
+            continue
+        if keep is not None and not keep.matches(raw + field.name, field.name_len):
+            continue
+        if drop is not None and drop.matches(raw + field.name, field.name_len):
+            continue
+        if also_drop is not None and also_drop.matches(raw + field.name, field.name_len):
+            continue
+        to = _put(to, raw + field.name, field.name_len)
+        to = _put(to, b": ", 2)
+        to = _put(to, raw + field.value, field.value_len)
+        to = _put(to, b"\r\n", 2)
+    return to
+
+
+cdef class RequestTemplate:
+    """What is the same in every request of one route to one node, ready to be written.
+
+    Args:
+        host: the node's Host, or None to send the client's own.
+        fields: (name, value) pairs that are always sent, credentials among them.
+        drop: names of client fields that are not passed on (hop-by-hop ones never are).
+        keep: if given, the only client fields that are passed on.
+    """
+
+    def __init__(self, host, fields=(), drop=(), keep=None):
+        block = [] if host is None else [(b"host", host)]
+        self._block = field_block([*block, *fields])
+        self.forwards_host = host is None
+        self._drop = FieldFilter(drop)
+        self._keep = FieldFilter(keep) if keep is not None else None
+
+    cpdef bytes render(
+        self,
+        RequestHead head,
+        bytes method,
+        bytes target,
+        long long body_bytes,
+        bytes extra=None,
+        FieldFilter extra_drop=None,
+    ):
+        """The head to send: request line, our fields, the client's, ``extra`` (validated lines).
+
+        Args:
+            body_bytes: the body's size, or NO_BODY, or CHUNKED_BODY.
+        """
+        cdef Py_ssize_t bound = (
+            len(head.raw) + 3 * head.field_count + len(method) + len(target) + len(self._block) + 80
+            + (len(extra) if extra is not None else 0) + (len(head.host) if head.host is not None else 0)
+        )
+        cdef uint8_t *start
+        cdef uint8_t *to
+        cdef uint8_t small[4096]
+        cdef bytes large = None
+        if bound <= 4096:
+            start = small
+        else:
+            large = PyBytes_FromStringAndSize(NULL, bound)
+            start = <uint8_t *>PyBytes_AS_STRING(large)
+        to = _put_bytes(start, method)
+        to = _put(to, b" ", 1)
+        to = _put_bytes(to, target)
+        to = _put(to, b" HTTP/1.1\r\n", 11)
+        if self.forwards_host and head.host is not None:
+            to = _put(to, b"host: ", 6)
+            to = _put_bytes(to, head.host)
+            to = _put(to, b"\r\n", 2)
+        to = _put_bytes(to, self._block)
+        to = _put_fields(to, head, self._drop, self._keep, extra_drop)
+        if extra is not None:
+            to = _put_bytes(to, extra)
+        to = _put_framing(to, body_bytes)
+        to = _put(to, b"\r\n", 2)
+        return PyBytes_FromStringAndSize(<char *>start, to - start)
+
+
+cdef class ResponseTemplate:
+    """How a node's answer heads are written for clients: which fields are not passed on."""
+
+    def __init__(self, drop=()):
+        self._drop = FieldFilter(drop)
+
+    cpdef bytes render(self, ResponseHead head, long long body_bytes, bint keep_alive, int client_minor, bytes extra):
+        """The head to send.
+
+        Args:
+            body_bytes: the body's size, or NO_BODY (none by rule; a length the node gave is
+                kept for HEAD), CHUNKED_BODY or UNTIL_CLOSE.
+            extra: our own fields, validated lines.
+        """
+        cdef const uint8_t *raw = <const uint8_t *>PyBytes_AS_STRING(head.raw)
+        cdef Py_ssize_t bound = len(head.raw) + 3 * head.field_count + len(extra) + 128
+        cdef uint8_t *start
+        cdef uint8_t *to
+        cdef uint8_t small[4096]
+        cdef bytes large = None
+        if bound <= 4096:
+            start = small
+        else:
+            large = PyBytes_FromStringAndSize(NULL, bound)
+            start = <uint8_t *>PyBytes_AS_STRING(large)
+        to = _put(start, b"HTTP/1.1 ", 9)
+        to = _put_number(to, head.status)
+        to = _put(to, b" ", 1)
+        to = _put(to, raw + head.reason_start, head.reason_len)
+        to = _put(to, b"\r\n", 2)
+        to = _put_fields(to, head, self._drop, None, None)
+        to = _put_bytes(to, extra)
+        to = _put_framing(to, body_bytes)
+        if not keep_alive:
+            to = _put(to, b"connection: close\r\n", 19)
+        elif client_minor == 0:
+            to = _put(to, b"connection: keep-alive\r\n", 24)
+        to = _put(to, b"\r\n", 2)
+        return PyBytes_FromStringAndSize(<char *>start, to - start)
+
+
+# --- Body framing -----------------------------------------------------------------------------
+
+cdef enum:
+    CHUNK_SIZE
+    CHUNK_EXTENSION
+    CHUNK_SIZE_LF
+    CHUNK_DATA
+    CHUNK_DATA_CR
+    CHUNK_DATA_LF
+    TRAILER_START
+    TRAILER_LINE
+    TRAILER_LF
+    TRAILER_END_LF
+    FINISHED
+
+cdef enum:
+    MAX_EXTENSION_BYTES = 16 * 1024  # of all chunk extensions and trailers of one message
+
+
+cdef class BodyFramer:
+    """Finds the end of a message's body in the raw bytes, and where its content lies in them.
+
+    After each ``feed`` the ``count`` spans are the pieces of content in that data.
+    ``is_verbatim`` says that what was fed may be passed on as it is: it began and ended between
+    two chunks and held no extension and no trailer.
+    """
+
+    def __cinit__(self):
+        self._capacity = 16
+        self.spans = <span_t *>PyMem_Malloc(self._capacity * sizeof(span_t))
+        if self.spans == NULL:
+            raise MemoryError
+
+    def __dealloc__(self):
+        PyMem_Free(self.spans)
+
+    cpdef void expect(self, long long body_bytes):
+        """Begin a message: its size, or NO_BODY, CHUNKED_BODY or UNTIL_CLOSE."""
+        self.is_chunked = body_bytes == CHUNKED_BODY
+        self._mode = 0 if body_bytes >= 0 else <int>body_bytes
+        self._remaining = body_bytes if body_bytes > 0 else 0
+        self._state = CHUNK_SIZE
+        self._digits = 0
+        self._extra_bytes = 0
+        self.count = 0
+        self.is_verbatim = True
+        self.complete = body_bytes == 0 or body_bytes == NO_BODY
+
+    cpdef void complete_at_eof(self):
+        """The stream has ended, and that is the end of a body without a length."""
+        self.count = 0
+        self.complete = True
+
+    cdef int _add_span(self, Py_ssize_t start, Py_ssize_t end) except -1:
+        cdef span_t *grown
+        if self.count == self._capacity:
+            grown = <span_t *>PyMem_Realloc(self.spans, 2 * self._capacity * sizeof(span_t))
+            if grown == NULL:
+                raise MemoryError
+            self.spans = grown
+            self._capacity *= 2
+        self.spans[self.count].start = start
+        self.spans[self.count].end = end
+        self.count += 1
+        return 0
+
+    cpdef Py_ssize_t feed(self, bytes data, Py_ssize_t start) except -1:
+        """Take data[start:]; return the offset just behind what belongs to this message.
+
+        Raises:
+            ValueError: the chunked coding is broken.
+        """
+        cdef const uint8_t *text = <const uint8_t *>PyBytes_AS_STRING(data)
+        cdef Py_ssize_t size = len(data), at = start, take
+        cdef uint8_t c
+        cdef int digit
+        self.count = 0
+        if self.complete:
+            return start
+        if self._mode == UNTIL_CLOSE:
+            if size > start:
+                self._add_span(start, size)
+            return size
+        if self._mode != CHUNKED_BODY:
+            take = size - start
+            if take > self._remaining:
+                take = <Py_ssize_t>self._remaining
+            if take > 0:
+                self._add_span(start, start + take)
+                self._remaining -= take
+            self.complete = self._remaining == 0
+            return start + take
+
+        self.is_verbatim = self._state == CHUNK_SIZE and self._digits == 0
+        while at < size:
+            if self._state == CHUNK_DATA:
+                take = size - at
+                if take > self._remaining:
+                    take = <Py_ssize_t>self._remaining
+                self._add_span(at, at + take)
+                at += take
+                self._remaining -= take
+                if self._remaining == 0:
+                    self._state = CHUNK_DATA_CR
+                continue
+            c = text[at]
+            at += 1
+            if self._state == CHUNK_SIZE:
+                digit = _hex(c)
+                if digit >= 0:
+                    self._digits += 1
+                    if self._digits > 15:
+                        raise ValueError("a chunk size that is too large")
+                    self._remaining = self._remaining * 16 + digit
+                elif self._digits == 0:
+                    raise ValueError("a chunk without a size")
+                elif c == c"\r":
+                    self._state = CHUNK_SIZE_LF
+                elif c == c";" or c == c" " or c == c"\t":
+                    self._state = CHUNK_EXTENSION
+                    self.is_verbatim = False
+                else:
+                    raise ValueError("a malformed chunk size")
+            elif self._state == CHUNK_EXTENSION:
+                if c == c"\r":
+                    self._state = CHUNK_SIZE_LF
+                else:
+                    self._count_extra(c)
+            elif self._state == CHUNK_SIZE_LF:
+                if c != c"\n":
+                    raise ValueError("a malformed chunk size line")
+                self._state = CHUNK_DATA if self._remaining else TRAILER_START
+            elif self._state == CHUNK_DATA_CR:
+                if c != c"\r":
+                    raise ValueError("a chunk longer than its size")
+                self._state = CHUNK_DATA_LF
+            elif self._state == CHUNK_DATA_LF:
+                if c != c"\n":
+                    raise ValueError("a chunk longer than its size")
+                self._state = CHUNK_SIZE
+                self._digits = 0
+                self._remaining = 0
+            elif self._state == TRAILER_START:
+                if c == c"\r":
+                    self._state = TRAILER_END_LF
+                elif TCHAR[c]:
+                    self._state = TRAILER_LINE
+                    self.is_verbatim = False
+                    self._count_extra(c)
+                else:
+                    raise ValueError("a malformed trailer")
+            elif self._state == TRAILER_LINE:
+                if c == c"\r":
+                    self._state = TRAILER_LF
+                else:
+                    self._count_extra(c)
+            elif self._state == TRAILER_LF:
+                if c != c"\n":
+                    raise ValueError("a malformed trailer")
+                self._state = TRAILER_START
+            elif self._state == TRAILER_END_LF:
+                if c != c"\n":
+                    raise ValueError("a malformed trailer")
+                self._state = FINISHED
+                self.complete = True
+                return at
+        if self._state != CHUNK_SIZE or self._digits:
+            self.is_verbatim = False
+        return at
+
+    cdef int _count_extra(self, uint8_t c) except -1:
+        if not VCHAR[c]:
+            raise ValueError("a control character in a chunk extension or trailer")
+        self._extra_bytes += 1
+        if self._extra_bytes > MAX_EXTENSION_BYTES:
+            raise ValueError("too many bytes of chunk extensions and trailers")
+        return 0
+
+    cpdef bytes decoded(self, bytes data):
+        """The content found by the last feed of ``data``, joined."""
+        cdef Py_ssize_t i, size = 0
+        cdef bytes joined
+        cdef uint8_t *to
+        if self.count == 0:
+            return b""
+        if self.count == 1:
+            if self.spans[0].start == 0 and self.spans[0].end == len(data):
+                return data
+            return data[self.spans[0].start : self.spans[0].end]
+        for i in range(self.count):
+            size += self.spans[i].end - self.spans[i].start
+        joined = PyBytes_FromStringAndSize(NULL, size)
+        to = <uint8_t *>PyBytes_AS_STRING(joined)
+        for i in range(self.count):
+            to = _put(
+                to, PyBytes_AS_STRING(data) + self.spans[i].start, self.spans[i].end - self.spans[i].start
+            )
+        return joined
+
+    cpdef Py_ssize_t span_start(self, Py_ssize_t index) except -1:
+        """Where a piece of content begins in the data last fed."""
+        if not 0 <= index < self.count:
+            raise IndexError(index)
+        return self.spans[index].start
+
+    cpdef Py_ssize_t span_end(self, Py_ssize_t index) except -1:
+        """Where a piece of content ends in the data last fed."""
+        if not 0 <= index < self.count:
+            raise IndexError(index)
+        return self.spans[index].end
+
+
+LAST_CHUNK = b"0\r\n\r\n"

@@ -1,0 +1,57 @@
+import cython
+
+from .events cimport ExchangeEvents
+from .head cimport BodyFramer, Limits, ResponseHead, scan_response
+from .tls cimport TlsSession
+
+
+cdef class _Base:
+    cdef object __weakref__
+
+
+cdef class NodeConnection(_Base):
+    cdef public object pool
+    cdef public TlsSession tls
+    cdef public Limits limits
+    cdef public object transport
+    cdef public ExchangeEvents exchange
+    cdef public ResponseHead head
+    cdef public BodyFramer framer
+    cdef public object parser
+    cdef public object waiter
+    cdef public int state
+    cdef public bytes buffer
+    cdef public long long served
+    cdef public long long answer_bytes
+    cdef public int interim
+    cdef public bint is_head_request
+    cdef public bint message_ended
+    cdef public bint is_validated
+    cdef public bint is_paused
+    cdef public bint reading_stopped
+    cdef public double born
+    cdef public double idle_since
+
+    cdef bint _shake_hands(self) except -1
+    cdef _send_alert(self)
+    cdef _opening_failed(self, error)
+    cdef _ended(self, error)
+    cdef bint _is_until_close(self)
+    cpdef abort(self)
+    cpdef close(self)
+    cpdef start(self, ExchangeEvents exchange, bytes head, bytes body, bint is_head_request)
+    cpdef send(self, bytes data)
+    cdef _fail(self, error)
+    @cython.locals(start=Py_ssize_t, end=Py_ssize_t, complete=bint, head=ResponseHead, framer=BodyFramer, exchange=ExchangeEvents)
+    cdef _read_answer(self, bytes data)
+    @cython.locals(framer=BodyFramer)
+    cdef _frame(self, ResponseHead head, bytes data, Py_ssize_t start)
+    @cython.locals(exchange=ExchangeEvents, head=ResponseHead, reusable=bint)
+    cdef _complete(self, bytes data, Py_ssize_t start, Py_ssize_t end)
+    cdef bint _is_unsent(self) except -1
+    cpdef stop_reading(self)
+    cpdef go_on_reading(self)
+    cpdef bint is_fresh(self, double now) except -1
+
+
+cdef int _OPENING, _IDLE, _BUSY, _CLOSED

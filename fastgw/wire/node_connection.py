@@ -1,0 +1,402 @@
+"""One connection to a node: one request at a time out, its answer in.
+
+TLS is driven here over a plain transport (``wire.tls``), so that a read costs no extra layer.
+The answer's head and framing come from ``wire.head``; httptools validates the same bytes, and
+both must agree where the message ends, or the answer is refused.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import select
+from enum import IntEnum
+from time import monotonic
+from typing import TYPE_CHECKING, Any
+
+import httptools
+
+from ..errors import BadResponse, ConnectionLost, NodeError
+from .events import ExchangeEvents
+from .head import (
+    CHUNKED_BODY,
+    NO_BODY,
+    UNTIL_CLOSE,
+    BodyFramer,
+    Limits,
+    ResponseHead,
+    scan_response,
+)
+from .tls import TlsSession
+
+if TYPE_CHECKING:
+    from .pool import Pool
+
+WRITE_HIGH = 256 * 1024
+WRITE_LOW = 32 * 1024
+JOIN_BYTES = 64 * 1024  # a larger body is written apart from its head instead of copied
+INTERIM_ANSWERS = 32  # 1xx heads swallowed before one answer
+PEEK_AFTER_S = 0.25  # idle for longer: look at the socket before it is used again
+
+
+class NodeState(IntEnum):
+    """Where a node connection is."""
+
+    OPENING = 0
+    IDLE = 1
+    BUSY = 2
+    CLOSED = 3
+
+
+_OPENING, _IDLE, _BUSY, _CLOSED = (int(state) for state in NodeState)
+
+
+class _Base:
+    """An extension type cannot have a Python class first among its bases."""
+
+
+class NodeConnection(_Base, asyncio.Protocol):
+    """The client side of one connection to a node. It belongs to one pool."""
+
+    def __init__(self, pool: Pool, tls: TlsSession | None, limits: Limits) -> None:
+        self.pool = pool
+        self.tls = tls
+        self.limits = limits
+        self.transport: Any = None
+        self.exchange: ExchangeEvents | None = None
+        self.head: ResponseHead | None = None
+        self.framer = BodyFramer()
+        self.parser: Any = None
+        self.waiter: asyncio.Future[None] | None = None
+        self.state = _OPENING
+        self.buffer = b""
+        self.served = 0
+        self.answer_bytes = 0
+        self.interim = 0
+        self.is_head_request = False
+        self.message_ended = False
+        self.is_validated = True
+        self.is_paused = False
+        self.reading_stopped = False
+        self.born = 0.0
+        self.idle_since = 0.0
+
+    def __repr__(self) -> str:
+        return f"<NodeConnection {NodeState(self.state).name.lower()} served={self.served}>"
+
+    # --- Opening ------------------------------------------------------------------------------
+
+    def connection_made(self, transport: Any) -> None:
+        self.transport = transport
+        transport.set_write_buffer_limits(WRITE_HIGH, WRITE_LOW)
+        self.parser = httptools.HttpResponseParser(self)
+        self.born = monotonic()
+        if self.tls is None:
+            self.state = _IDLE
+        else:
+            transport.write(self.tls.start())
+
+    async def wait_established(self) -> None:
+        """Wait for the TLS handshake. Raises TlsFailed or ConnectionLost."""
+        if self.state == _OPENING:
+            self.waiter = asyncio.get_running_loop().create_future()
+            try:
+                await self.waiter
+            finally:
+                self.waiter = None
+
+    def _shake_hands(self) -> bool:
+        """Drive the handshake one step; True when it is done."""
+        tls = self.tls
+        assert tls is not None
+        try:
+            done = tls.handshake()
+        except NodeError as error:
+            self._send_alert()
+            self._opening_failed(error)
+            return False
+        out = tls.outgoing()
+        if out:
+            self.transport.write(out)
+        if done:
+            self.state = _IDLE
+            if self.waiter is not None and not self.waiter.done():
+                self.waiter.set_result(None)
+        return done
+
+    def _send_alert(self) -> None:
+        assert self.tls is not None
+        alert = self.tls.outgoing()
+        if alert:
+            self.transport.write(alert)
+
+    def _opening_failed(self, error: NodeError) -> None:
+        self.state = _CLOSED
+        if self.waiter is not None and not self.waiter.done():
+            self.waiter.set_exception(error)
+        if self.transport is not None:
+            self.transport.close()
+
+    # --- Closing ------------------------------------------------------------------------------
+
+    def eof_received(self) -> bool:
+        self._ended(None)
+        return False
+
+    def connection_lost(self, error: Exception | None) -> None:
+        self._ended(error)
+        self.parser = None  # it refers back to this object
+        self.is_paused = False
+
+    def _ended(self, error: Exception | None) -> None:
+        """The node has closed, cleanly or not."""
+        state = self.state
+        if state == _CLOSED:
+            return
+        self.state = _CLOSED
+        if state == _OPENING:
+            lost = ConnectionLost("the provider closed the connection while it was being made")
+            lost.__cause__ = error
+            self._opening_failed(lost)
+            return
+        self.pool.forget(self)
+        exchange, self.exchange = self.exchange, None
+        if exchange is None:
+            return
+        head = self.head
+        if head is not None and not self.framer.complete and self._is_until_close() and error is None:
+            # Over TLS only a close_notify proves that nothing was cut off.
+            if self.tls is None or self.tls.eof_received():
+                self.framer.complete_at_eof()
+                exchange.on_node_read(b"", 0, 0, True)
+                return
+        lost = ConnectionLost()
+        lost.__cause__ = error
+        exchange.on_node_lost(lost)
+
+    def _is_until_close(self) -> bool:
+        head = self.head
+        return head is not None and not head.is_chunked and head.content_length < 0
+
+    def abort(self) -> None:
+        """Close at once: cancels what the node is doing for us."""
+        self.exchange = None
+        if self.state != _CLOSED:
+            if self.state != _OPENING:
+                self.pool.forget(self)
+            self.state = _CLOSED
+            if self.transport is not None:
+                self.transport.abort()
+
+    def close(self) -> None:
+        """Close an idle connection in order."""
+        if self.state != _CLOSED:
+            self.state = _CLOSED
+            self.pool.forget(self)
+            if self.tls is not None and not self.is_paused:
+                goodbye = self.tls.shutdown()
+                if goodbye:
+                    self.transport.write(goodbye)
+            self.transport.close()
+
+    # --- A request ----------------------------------------------------------------------------
+
+    def start(self, exchange: ExchangeEvents, head: bytes, body: bytes | None, is_head_request: bool) -> None:
+        """Send a request and hand its answer to ``exchange``.
+
+        ``body`` is the whole body, or None when there is none or it comes through ``send``.
+        """
+        if self.state == _CLOSED:
+            # Lost between being ready and being used: nothing of the request was written.
+            exchange.on_node_lost(ConnectionLost())
+            return
+        self.exchange = exchange
+        self.state = _BUSY
+        self.head = None
+        self.is_head_request = is_head_request
+        self.answer_bytes = 0
+        self.interim = 0
+        self.served += 1
+        if body is None:
+            self.send(head)
+        elif len(body) <= JOIN_BYTES:
+            self.send(head + body)
+        else:
+            self.send(head)
+            self.send(body)
+
+    def send(self, data: bytes) -> None:
+        if self.state != _CLOSED:
+            self.transport.write(data if self.tls is None else self.tls.encrypt(data))
+
+    def pause_writing(self) -> None:
+        self.is_paused = True
+
+    def resume_writing(self) -> None:
+        self.is_paused = False
+        exchange = self.exchange
+        if exchange is not None:
+            exchange.on_node_writable()
+
+    # --- Its answer ---------------------------------------------------------------------------
+
+    def on_message_complete(self) -> None:
+        """httptools: the message ended inside the bytes just fed."""
+        self.message_ended = True
+
+    def data_received(self, data: bytes) -> None:
+        tls = self.tls
+        if tls is not None:
+            try:
+                tls.feed(data)
+                if self.state == _OPENING and not self._shake_hands():
+                    return
+                data = tls.read()
+            except NodeError as error:
+                self._fail(error)
+                return
+            out = tls.outgoing()  # a key update, an alert
+            if out:
+                self.transport.write(out)
+            if not data:
+                if tls.at_eof:
+                    self._ended(None)
+                    self.transport.close()
+                return
+        if self.exchange is None:
+            # Nothing was asked: a late 408, a goodbye, or somebody else's answer.
+            if self.state != _OPENING:
+                self.pool.unsolicited += 1
+                self.close()
+            return
+        self.answer_bytes += len(data)
+        try:
+            self._read_answer(data)
+        except (BadResponse, ValueError, httptools.HttpParserError) as error:
+            if not isinstance(error, BadResponse):
+                bad = BadResponse("the provider's answer is not valid HTTP")
+                bad.__cause__ = error
+                self._fail(bad)
+            else:
+                self._fail(error)
+            return
+        if tls is not None and tls.at_eof and self.state != _CLOSED:
+            self._ended(None)
+            self.transport.close()
+
+    def _fail(self, error: NodeError) -> None:
+        exchange = self.exchange
+        if self.state == _OPENING:
+            self._opening_failed(error)
+            return
+        self.abort()
+        if exchange is not None:
+            exchange.on_node_lost(error)
+
+    def _read_answer(self, data: bytes) -> None:
+        start = 0
+        framer = self.framer
+        if self.head is None:
+            if self.buffer:
+                data = self.buffer + data
+                self.buffer = b""
+            while True:
+                head = scan_response(data, start, self.limits)
+                if head is None:
+                    self.buffer = data if start == 0 else data[start:]
+                    return
+                if head.status >= 200:
+                    break
+                if head.status == 101:
+                    raise BadResponse("the provider switched protocols unasked")
+                self.interim += 1
+                if self.interim > INTERIM_ANSWERS:
+                    raise BadResponse("too many interim answers")
+                start = head.end
+            self.head = head
+            self._frame(head, data, start)
+            start = head.end
+        end = framer.feed(data, start)
+        complete = framer.complete
+        if self.is_validated and end > start:
+            self.parser.feed_data(data if start == 0 and end == len(data) else data[start:end])
+        if self.is_validated and self.message_ended != complete:
+            raise BadResponse("an answer whose length is ambiguous")
+        if complete:
+            self._complete(data, start, end)
+        else:
+            exchange = self.exchange
+            if exchange is not None:
+                exchange.on_node_read(data, start, end, False)
+
+    def _frame(self, head: ResponseHead, data: bytes, start: int) -> None:
+        """Decide how the body is framed, and let httptools read the head."""
+        framer = self.framer
+        self.message_ended = False
+        self.is_validated = True
+        if self.is_head_request or head.status == 204 or head.status == 304:
+            # httptools cannot be told that this answer has no body: it checks the head, no more.
+            framer.expect(NO_BODY)
+        elif head.is_chunked:
+            framer.expect(CHUNKED_BODY)
+        elif head.content_length >= 0:
+            framer.expect(head.content_length)
+        else:
+            framer.expect(UNTIL_CLOSE)
+        self.parser.feed_data(data[start : head.end])
+        if framer.complete and not self.message_ended:
+            self.is_validated = False
+            self.parser = httptools.HttpResponseParser(self)
+
+    def _complete(self, data: bytes, start: int, end: int) -> None:
+        """The answer is whole: the connection goes back to the pool if everything was in order."""
+        exchange, self.exchange = self.exchange, None
+        head = self.head
+        assert head is not None
+        reusable = (
+            end == len(data)
+            and head.keep_alive
+            and not self.is_paused
+            and not self._is_unsent()
+            and not (self.tls is not None and self.tls.at_eof)
+        )
+        if exchange is not None:
+            exchange.on_node_read(data, start, end, True)
+        if self.reading_stopped:
+            self.go_on_reading()
+        if reusable and self.state == _BUSY:
+            self.state = _IDLE
+            self.pool.give_back(self)
+        else:
+            self.close()
+
+    def _is_unsent(self) -> bool:
+        """Some of the request is still on its way: the node answered early."""
+        return bool(self.transport.get_write_buffer_size())
+
+    # --- Reading on and off -------------------------------------------------------------------
+
+    def stop_reading(self) -> None:
+        if not self.reading_stopped and self.state == _BUSY:
+            self.reading_stopped = True
+            self.transport.pause_reading()
+
+    def go_on_reading(self) -> None:
+        if self.reading_stopped:
+            self.reading_stopped = False
+            if self.state != _CLOSED:
+                self.transport.resume_reading()
+
+    # --- Idle ---------------------------------------------------------------------------------
+
+    def is_fresh(self, now: float) -> bool:
+        """May this idle connection be used again? One that was idle for long is looked at first."""
+        if self.state != _IDLE or self.transport.is_closing():
+            return False
+        if now - self.idle_since < PEEK_AFTER_S:
+            return True
+        sock = self.transport.get_extra_info("socket")
+        if sock is None:
+            return True
+        poll = select.poll()
+        poll.register(sock.fileno(), select.POLLIN | select.POLLRDHUP)
+        return not poll.poll(0)

@@ -1,0 +1,29 @@
+import cython
+
+from .node_connection cimport NodeConnection
+
+
+cdef class Pool:
+    cdef public object resolver
+    cdef public str host
+    cdef public int port
+    cdef public object tls
+    cdef public str server_name
+    cdef public object settings
+    cdef public Py_ssize_t max_idle
+    cdef public long long max_requests
+    cdef public object limits
+    cdef public list idle
+    cdef public set busy
+    cdef public set dials
+    cdef public long long opened
+    cdef public long long reused
+    cdef public long long unsolicited
+    cdef public long long stale
+    cdef public bint is_closed
+    cdef object __weakref__
+
+    @cython.locals(connection=NodeConnection)
+    cpdef NodeConnection take(self, double now)
+    cpdef give_back(self, NodeConnection connection)
+    cpdef forget(self, NodeConnection connection)

@@ -1,0 +1,178 @@
+"""The scan of a body agrees with a full parser, whatever is in it."""
+
+import json
+import sys
+from importlib.machinery import SourceFileLoader
+from importlib.util import module_from_spec, spec_from_loader
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import orjson
+from hypothesis import given
+from hypothesis import strategies as st
+
+from fastgw.llm import body
+
+
+def interpreted() -> ModuleType:
+    """body.py run by the interpreter, whatever is built."""
+    name = "body_interpreted"
+    loader = SourceFileLoader(name, str(Path(body.__file__).with_name("body.py")))
+    spec = spec_from_loader(name, loader)
+    assert spec is not None
+    module = module_from_spec(spec)
+    sys.modules[name] = module
+    loader.exec_module(module)
+    return module
+
+
+PURE = interpreted()
+
+TEXTS = (
+    st.text(max_size=12)
+    | st.sampled_from(["model", "stream", '"model":"x"', "\\", '\\"', '"', "{", "]", "gpt-5", "é"])
+    | st.text(alphabet='"\\{}[]:,é x', max_size=90)
+)
+KEYS = st.sampled_from(["model", "stream", "stream_options", "messages", "content", "mode", "models"]) | TEXTS
+SCALARS: st.SearchStrategy[Any] = (
+    st.none()
+    | st.booleans()
+    | st.integers(-(10**30), 10**30)
+    | st.floats(allow_nan=False, allow_infinity=False)
+    | TEXTS
+)
+VALUES = st.recursive(
+    SCALARS,
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(KEYS, inner, max_size=4),
+    max_leaves=10,
+)
+OPTIONS = st.just({"include_usage": True}) | VALUES
+OBJECTS = st.dictionaries(KEYS, VALUES, max_size=5) | st.fixed_dictionaries(
+    {"model": TEXTS}, optional={"stream": st.booleans(), "messages": VALUES, "stream_options": OPTIONS}
+)
+LAYOUTS = st.fixed_dictionaries(
+    {
+        "indent": st.sampled_from([None, None, 0, 2, "\t"]),
+        "ensure_ascii": st.booleans(),
+        "separators": st.sampled_from([(",", ":"), (", ", ": "), (" ,\r\n", " :\t")]),
+    }
+)
+SPACE = st.text(alphabet=" \t\r\n", max_size=3)
+
+
+ANSWERS = OBJECTS | st.dictionaries(
+    st.sampled_from(["error", "choices", "data", "output", "object", "id"]),
+    VALUES | st.sampled_from(["error", 0, [{"finish_reason": body.BROKEN_OFF}]]),
+)
+
+
+@st.composite
+def bodies(
+    draw: st.DrawFn, values: st.SearchStrategy[dict[str, Any]] = OBJECTS
+) -> tuple[bytes, dict[str, Any]]:
+    value = draw(values)
+    layout: dict[str, Any] = draw(LAYOUTS)
+    return (draw(SPACE) + json.dumps(value, **layout) + draw(SPACE)).encode(), value
+
+
+@st.composite
+def damaged(draw: st.DrawFn) -> bytes:
+    data, _ = draw(bodies())
+    at = draw(st.integers(0, len(data)))
+    new = draw(st.binary(max_size=2) | st.sampled_from([b'"', b"}", b"]", b",", b"\\", b"{", b'"model":1,']))
+    return data[:at] + new + data[at + draw(st.integers(0, 2)) :]
+
+
+def same(one: Any, other: Any) -> bool:
+    names = ("model", "model_start", "model_end", "duplicate_model", "stream", "include_usage")
+    if one is None or other is None:
+        return one is other
+    return all(getattr(one, name) == getattr(other, name) for name in names)
+
+
+def agrees(facts: Any, value: dict[str, Any]) -> bool:
+    model = value.get("model")
+    options = value.get("stream_options")
+    asks = isinstance(options, dict) and options.get("include_usage") is True
+    found = (facts.model, facts.stream, facts.include_usage)
+    return found == (model if isinstance(model, str) else None, value.get("stream") is True, asks)
+
+
+@given(bodies())
+def test_scan_agrees_with_a_full_parser(made: tuple[bytes, dict[str, Any]]) -> None:
+    data, value = made
+    facts = body.scan(data)
+    assert facts is not None
+    assert agrees(facts, value)
+    assert not facts.duplicate_model
+    assert same(facts, PURE.scan(data))
+
+
+@given(bodies(), TEXTS)
+def test_replace_model_changes_the_model_only(made: tuple[bytes, dict[str, Any]], model: str) -> None:
+    data, value = made
+    facts = body.scan(data)
+    assert facts is not None
+    changed = body.replace_model(data, facts, model)
+    if not isinstance(value.get("model"), str):
+        assert changed is data
+        return
+    assert orjson.loads(changed) == orjson.loads(data) | {"model": model}
+    assert changed.startswith(data[: facts.model_start])
+    assert changed.endswith(data[facts.model_end :])
+    after = body.scan(changed)
+    assert after is not None
+    assert after.model == model
+    assert (
+        body.replace_model(changed, after, value["model"])[: facts.model_start] == data[: facts.model_start]
+    )
+
+
+@given(
+    damaged() | st.binary(max_size=40) | st.text(alphabet='{}[]":,\\ modelstru1', max_size=40).map(str.encode)
+)
+def test_scan_of_anything_is_safe_and_right_where_a_parser_succeeds(data: bytes) -> None:
+    facts = body.scan(data)
+    assert same(facts, PURE.scan(data))
+    try:
+        value = orjson.loads(data)
+    except ValueError:
+        return
+    if isinstance(value, dict):
+        assert facts is not None
+        assert facts.duplicate_model or agrees(facts, value)
+        if facts.duplicate_model:
+            with_pairs = json.loads(data, object_pairs_hook=lambda pairs: pairs)
+            assert sum(key == "model" for key, _ in with_pairs) > 1
+    else:
+        assert facts is None
+
+
+def problem_of(answer: dict[str, Any]) -> str | None:
+    """`answer_problem` of a parsed answer."""
+
+    def is_something(name: str) -> bool:
+        value = answer.get(name)
+        return bool(value) or isinstance(value, float)
+
+    if not answer:
+        return "empty"
+    if any(is_something(name) for name in ("choices", "data", "output")):
+        return "broken_off" if body.is_broken_off(answer) else None
+    if is_something("error") or answer.get("object") == "error":
+        return "error_in_200"
+    return "empty" if "choices" in answer else None
+
+
+@given(bodies(ANSWERS), st.integers(0, 400))
+def test_answer_is_judged_as_a_full_parser_would_and_never_used_when_cut(
+    made: tuple[bytes, dict[str, Any]], size: int
+) -> None:
+    data, value = made
+    problem = body.answer_problem(data)
+    assert problem == PURE.answer_problem(data) == problem_of(value)
+    cut = data[:size]
+    if len(cut) < len(data.rstrip()):
+        assert body.answer_problem(cut) in ("not_json", "empty")
+        assert body.answer_problem(cut) == PURE.answer_problem(cut)
