@@ -110,6 +110,7 @@ cdef class Node:
     cdef node_t *c
     cdef NodeTable table
     cdef int slot
+    cdef Node elder  # whose record this is, if it is not its own
 
     # Standing
     cpdef bint is_usable(self) noexcept

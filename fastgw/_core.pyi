@@ -7,23 +7,31 @@ from typing import Any, Final, Self, final
 from typing_extensions import disjoint_base
 
 class HealthState(IntEnum):
+    """APISIX's four states; the first two are usable."""
+
     HEALTHY = 0
     MOSTLY_HEALTHY = 1
     MOSTLY_UNHEALTHY = 2
     UNHEALTHY = 3
 
 class Report(IntEnum):
+    """What one live outcome or probe said."""
+
     SUCCESS = 0
     HTTP_FAILURE = 1
     TCP_FAILURE = 2
     TIMEOUT = 3
 
 class Cause(IntEnum):
+    """Who made a node unhealthy: live traffic (passive) or probes (active)."""
+
     NONE = 0
     PASSIVE = 1
     ACTIVE = 2
 
 class PickKind(IntEnum):
+    """Why a node was picked: available, let in for one trial, or because all nodes are out."""
+
     NORMAL = 0
     TRIAL = 1
     PANIC = 2
@@ -32,6 +40,8 @@ TRANSITIONS: Final[Mapping[HealthState, frozenset[HealthState]]]
 
 @final
 class NodeTable:
+    """A block of node records, its own or a caller's (shared) memory."""
+
     capacity: Final[int]
     def __new__(cls, capacity: int = 1024, memory: Any = None) -> Self: ...
     @staticmethod
@@ -40,6 +50,11 @@ class NodeTable:
 
 @final
 class Node:
+    """One server of an upstream and its state. The same node may be in several selectors.
+
+    All times are monotonic seconds, 0 = not set.
+    """
+
     host: Final[str]
     port: Final[int]
     name: Final[str]
@@ -56,6 +71,7 @@ class Node:
         name: str | None = None,
         max_in_flight: int = 0,
         table: NodeTable | None = None,
+        record_of: Node | None = None,
     ) -> Self: ...
     @property
     def state(self) -> HealthState: ...
@@ -88,14 +104,17 @@ class Node:
     @property
     def traffic_failed_at(self) -> float: ...
     def is_usable(self) -> bool: ...
-    def is_available(self, now: float, trials: bool = True) -> bool: ...
+    def is_available(self, now: float, trials: bool = True) -> bool:
+        """May be picked at ``now``, if only for a trial, and is below its in-flight limit."""
     def is_out_by_probes(self) -> bool: ...
     def is_cooling(self) -> bool: ...
     def is_dead(self) -> bool: ...
     def is_failing(self, now: float, min_requests: int, percent: int) -> bool: ...
     def failure_ratio(self, now: float) -> tuple[int, int]: ...
-    def report(self, kind: int, limit: int) -> int: ...
-    def note_result(self, failed: bool, now: float) -> bool: ...
+    def report(self, kind: int, limit: int) -> int:
+        """Count one report; 1 if the node changed between usable and unusable, else 0."""
+    def note_result(self, failed: bool, now: float) -> bool:
+        """Count in the 10 s window; True if the record holds anything that a success could clear."""
     def note_traffic_failure(self, now: float) -> None: ...
     def note_probe(self, failing: bool, expires: float) -> None: ...
     def eject(self, until: float, cause: int) -> None: ...
@@ -112,6 +131,8 @@ class Node:
 
 @final
 class Tried:
+    """The positions in one selector that one exchange has tried."""
+
     def add(self, position: int) -> None: ...
     def clear(self) -> None: ...
     def __contains__(self, position: int, /) -> bool: ...
@@ -119,6 +140,8 @@ class Tried:
 
 @disjoint_base
 class Pick:
+    """One request on one node, from ``Selector.pick_into`` until ``end``; dropping it ends it."""
+
     owner: Any
     # Read-only: they raise AttributeError when set.
     @property
@@ -139,13 +162,17 @@ class Pick:
     def generation(self) -> int: ...
     @property
     def verdict(self) -> int: ...
-    def is_out_of_date(self) -> bool: ...
-    def is_overtaken(self) -> bool: ...
+    def is_out_of_date(self) -> bool:
+        """The node became unusable after this pick, even if it is back since."""
+    def is_overtaken(self) -> bool:
+        """Anything about the node's standing changed after this pick."""
     def answer(self) -> bool: ...
     def end(self, outcome: int) -> bool: ...
 
 @final
 class Selector:
+    """Picks nodes: by tier, by weight inside a tier, never one that is out while another is not."""
+
     nodes: Final[tuple[Node, ...]]
     trials: Final[bool]
     trial_lease_s: Final[float]
@@ -166,6 +193,9 @@ class Selector:
         trial_lease_s: float = 4.0,
     ) -> Self: ...
     def __len__(self) -> int: ...
-    def pick(self, now: float, tried: Tried | None = None) -> Node | None: ...
-    def pick_into(self, pick: Pick, now: float, tried: Tried | None = None) -> bool: ...
-    def next_recovery(self, now: float) -> float: ...
+    def pick(self, now: float, tried: Tried | None = None) -> Node | None:
+        """The next node, or None; end it with ``node.release(picked_kind, picked_lease)``."""
+    def pick_into(self, pick: Pick, now: float, tried: Tried | None = None) -> bool:
+        """As ``pick``, kept in a new Pick and added to ``tried``; False: nothing may be picked."""
+    def next_recovery(self, now: float) -> float:
+        """When the first node is expected back; ``now`` if one is available. Panic does not count."""

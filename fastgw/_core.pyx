@@ -311,6 +311,7 @@ cdef class Node:
         name: for logs and metrics, ``host:port`` by default.
         max_in_flight: requests at a time, 0 = no limit.
         table: where its record lies; None gives it one of its own.
+        record_of: a node whose record is shared: the same health under another weight or tier.
     Raises:
         ValueError: an argument is outside its range, or the table is full.
     """
@@ -325,6 +326,7 @@ cdef class Node:
         str name=None,
         max_in_flight=0,
         NodeTable table=None,
+        Node record_of=None,
     ):
         if not host:
             raise ValueError("a node needs a host")
@@ -334,7 +336,10 @@ cdef class Node:
         self.priority = _within("priority", priority, -(2**31), 2**31 - 1)
         self.name = name or f"{host}:{port}"
         limit = _within("max_in_flight", max_in_flight, 0, 2**31 - 1)
-        if table is None:
+        if record_of is not None:
+            self.elder = record_of if record_of.elder is None else record_of.elder
+            self.c = self.elder.c
+        elif table is None:
             self.c = <node_t *>PyMem_Calloc(1, sizeof(node_t))
             if self.c == NULL:
                 raise MemoryError
@@ -345,7 +350,9 @@ cdef class Node:
         self.c.max_in_flight = limit
 
     def __dealloc__(self):
-        if self.table is not None:
+        if self.elder is not None:
+            pass  # the record is the elder's
+        elif self.table is not None:
             self.table.give_back(self.slot)
         else:
             PyMem_Free(self.c)
@@ -1003,10 +1010,11 @@ cdef class Selector:
             if best < 0 or credit > most:
                 best = i
                 most = credit
+        place = &self.places[best]
         if is_main:
-            self.places[best].credit -= total
+            place.credit -= total
         else:
-            self.places[best].spare -= total
+            place.spare -= total
         return best
 
     cdef int choose_in_panic(self, double now, const uint64_t *tried) noexcept nogil:

@@ -394,23 +394,18 @@ class Gateway:
     def _node(config: NodeConfig, known: Node | None) -> Node:
         """The kernel's node: the known one where nothing of it changed, so its health stays."""
         name = config.name or f"{config.host}:{config.port}"
-        if known is not None and (known.weight, known.priority, known.name) == (
-            config.weight,
-            config.priority,
-            name,
-        ):
+        unchanged = (config.weight, config.priority, name, config.max_in_flight)
+        if known is not None and (known.weight, known.priority, known.name, known.max_in_flight) == unchanged:
             return known
-        node = Node(
+        return Node(
             config.host,
             config.port,
             config.weight,
             config.priority,
             name=name,
             max_in_flight=config.max_in_flight,
+            record_of=known,
         )
-        if known is not None:
-            node.adopt(known)
-        return node
 
     def _tls(self, ca_file: str | None) -> TlsContext:
         if ca_file not in self._contexts:
@@ -460,7 +455,11 @@ class Gateway:
                 host = built.config.upstream_host
             tls = self._tls(self._ca_file(config, built.config)) if check.type == "https" else None
             pool = Pool(
-                self.resolver, config.host, check.port or config.port, tls=tls, server_name=host.partition(":")[0]
+                self.resolver,
+                config.host,
+                check.port or config.port,
+                tls=tls,
+                server_name=host.partition(":")[0],
             )
             request = probe_request(check.http_method, check.http_path, host.encode(), check.req_headers)
             probed.append(ProbedNode(node, pool, b"" if check.type == "tcp" else request))
@@ -483,7 +482,7 @@ class Gateway:
         passthrough = route.passthrough or is_apisix
         upstream = built.config if built is not None else None
         is_llm = upstream is not None and any(node.provider for node in upstream.nodes)
-        links = ()
+        links: tuple[NodeLink, ...] = ()
         if built is not None:
             links = tuple(
                 self._link(built, position, fields, dropped, host, passthrough=passthrough, is_llm=is_llm)
@@ -738,7 +737,12 @@ def health_policy(upstream: UpstreamConfig, config: Config) -> HealthPolicy:
         cooling_max_s=config.process.cooling_max_s,
     )
     if upstream.active is not None:
-        policy = replace(policy, active=active_thresholds(upstream.active))
+        intervals = (upstream.active.healthy_interval_s, upstream.active.unhealthy_interval_s)
+        policy = replace(
+            policy,
+            active=active_thresholds(upstream.active),
+            probe_hold_s=max(30.0, 3 * max(intervals)),
+        )
     if passive is not None:
         policy = replace(
             policy,

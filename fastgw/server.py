@@ -51,7 +51,7 @@ class Address:
         host, colon, port = text.rpartition(":")
         if not colon or not port.isdigit() or int(port) > 65535:
             raise ValueError(f"{text!r} is no address: HOST:PORT, [V6]:PORT, unix:PATH or fd:NUMBER")
-        return cls(host=host.strip("[]") or "0.0.0.0", port=int(port))  # noqa: S104 (":9080" asks for all)
+        return cls(host=host.strip("[]") or "0.0.0.0", port=int(port))
 
     def __str__(self) -> str:
         if self.path:

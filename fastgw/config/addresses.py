@@ -43,18 +43,22 @@ def with_port(host: str, port: int) -> str:
 
 
 def parse_listen(text: str) -> tuple[str, int]:
-    """``HOST:PORT``, ``[IPv6]:PORT``, ``:PORT`` (all addresses) or ``unix:PATH`` (port 0).
+    """``HOST:PORT``, ``[IPv6]:PORT``, ``:PORT`` (all addresses), ``unix:PATH`` or ``fd:NUMBER``.
 
-    Port 0 lets the system choose.
+    The last two come back whole, with port 0. Port 0 of a host lets the system choose.
     """
     if text.startswith("unix:"):
         if len(text) == len("unix:") or "\0" in text:
             raise ValueError("expected unix:PATH")
         return text, 0
+    if text.startswith("fd:"):
+        if not re.fullmatch(r"fd:[0-9]{1,6}", text):
+            raise ValueError("expected fd:NUMBER")
+        return text, 0
     host, colon, port = text.rpartition(":")
     if not colon or not _is_port(port):
         raise ValueError("expected HOST:PORT or unix:PATH")
-    if not host or host == "*":
+    if not host:
         return "0.0.0.0", int(port)
     if ":" in host and not host.startswith("["):
         raise ValueError("expected [IPv6]:PORT")

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Mapping
 from pathlib import Path as FilePath
 from typing import Any
 
@@ -175,23 +174,20 @@ class Builder:
         )
         if scheme == "http" and port == 443:
             self.warning(path, "plain HTTP to port 443", "write scheme: https in the upstream")
-        elif scheme == "http" and host in known_hosts():
+        elif scheme == "http" and known_provider(host):
             self.warning(
                 path, f"{host} would get its key in clear text", "write scheme: https in the upstream"
             )
         return node
 
-    def _dialect(self, values: Values, host: str) -> tuple[str | None, tuple[tuple[str, str], ...]]:
+    def _dialect(self, values: Values, host: str) -> tuple[str | None, tuple[tuple[str, str | None], ...]]:
         """The provider and the model map of a node: as written, else what its host implies."""
-        provider = values.get("provider") or known_hosts().get(host)
-        if "models" in values:
-            return provider, tuple((glob, str(model)) for glob, model in values["models"].items() if model)
-        if provider is None or not self._is_llm:
-            return provider, ()
         from fastgw.llm.dialect import DEFAULT_MODELS
 
-        models: Any = DEFAULT_MODELS.get(provider, ())
-        return provider, tuple(models.items() if isinstance(models, Mapping) else models)
+        provider = values.get("provider") or known_provider(host)
+        if "models" in values:
+            return provider, tuple(values["models"].items())
+        return provider, DEFAULT_MODELS[provider] if provider and self._is_llm else ()
 
     def _credentials(self, auth: Values, kind: str, path: Path) -> tuple[tuple[str, str], ...]:
         found = []
@@ -535,8 +531,8 @@ def _is_regex(pattern: str) -> bool:
     return True
 
 
-def known_hosts() -> Mapping[str, str]:
-    """Hosts of public providers, and the dialect each speaks."""
-    from fastgw.llm.dialect import KNOWN_HOSTS
+def known_provider(host: str) -> str | None:
+    """The dialect that a public provider's host name implies."""
+    from fastgw.llm.dialect import provider_of
 
-    return KNOWN_HOSTS
+    return provider_of(host)

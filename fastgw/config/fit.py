@@ -87,6 +87,7 @@ def _is_number(value: Any) -> bool:
 
 
 _TYPES: dict[str, Callable[[Any], bool]] = {
+    "null": lambda value: value is None,
     "string": lambda value: isinstance(value, str),
     "boolean": lambda value: isinstance(value, bool),
     "integer": lambda value: _is_number(value) and (isinstance(value, int) or value.is_integer()),

@@ -124,7 +124,8 @@ class _Composer:
             position = _position(error.problem_mark or error.context_mark)
             problem = (error.problem or error.context or "not YAML").strip()
             hint = next((hint for part, hint in _SYNTAX_HINTS if part in problem), "")
-            if re.search(r"\{.*[^\"']\$\{", self._text.split("\n")[position[0] - 1]):
+            line = self._text.split("\n")[position[0] - 1 : position[0]]
+            if line and re.search(r"\{.*[^\"']\$\{", line[0]):
                 hint = 'inside { } a variable needs quotes: "${NAME}"'
             self._refuse(position, f"YAML syntax: {problem}", hint)
         except yaml.reader.ReaderError as error:

@@ -104,7 +104,7 @@ class NodeConfig:
     provider: str | None = None  # the dialect; known hosts imply it
     auth_headers: tuple[tuple[str, str], ...] = field(default=(), repr=False)
     auth_query: tuple[tuple[str, str], ...] = field(default=(), repr=False)
-    models: tuple[tuple[str, str], ...] = ()  # (glob, model) in written order
+    models: tuple[tuple[str, str | None], ...] = ()  # (glob, model) in written order; None: as asked
     timeout: Timeouts | None = None
     max_in_flight: int = 0  # 0: no limit
     ca_file: str | None = None

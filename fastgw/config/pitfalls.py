@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator
 
 from fastgw.config.addresses import is_ip
-from fastgw.config.build import Builder, known_hosts
+from fastgw.config.build import Builder, known_provider
 from fastgw.config.model import ConsumerConfig, Mark, NodeConfig, PluginConfig, RouteConfig
 
 _CREDENTIALS = ("authorization", "api-key", "x-api-key")
@@ -56,7 +56,7 @@ def _warn_of_no_credential(route: RouteConfig, builder: Builder) -> None:
     if route.passthrough or any(True for _ in _set_credentials(route)):
         return
     for node in route.upstream.nodes if route.upstream else ():
-        if node.host in known_hosts() and not node.auth_headers and not node.auth_query:
+        if known_provider(node.host) and not node.auth_headers and not node.auth_query:
             _warn_at(
                 builder,
                 node.mark,

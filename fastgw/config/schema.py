@@ -224,9 +224,9 @@ def _node() -> Schema:
             "models": {
                 "type": "object",
                 "propertyNames": {"minLength": 1, "maxLength": 256},
-                "additionalProperties": _text("the model to ask this node for", high=256),
+                "additionalProperties": {"type": ["string", "null"], "minLength": 1, "maxLength": 256},
                 "maxProperties": 1000,
-                "description": "asked model (a glob) -> model of this node; the first that fits is used",
+                "description": "asked model (a glob) -> model of this node; null: as asked",
             },
             "timeout": _ref("timeout"),
             "max_in_flight": _integer(0, 1_000_000, "requests at a time; 0: no limit", default=0),

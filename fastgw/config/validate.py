@@ -27,6 +27,7 @@ _NOUNS = {
     "boolean": "true or false",
     "array": "a list",
     "object": "a mapping",
+    "null": "nothing",
 }
 
 

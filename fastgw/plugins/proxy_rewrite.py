@@ -89,7 +89,10 @@ class ProxyRewrite:
         except ValueError:
             # A header of the request, used in a value, holds what no header may: impossible
             # for one that came through our own scanner, so the variable is at fault.
-            return Answer(400, b'{"error":{"message":"a header value is not valid","type":"invalid_request_error","param":null,"code":"bad_request"}}')
+            return Answer(
+                400,
+                b'{"error":{"message":"a header value is not valid","type":"invalid_request_error","param":null,"code":"bad_request"}}',
+            )
         request.added += fields
         request.dropped |= dropped
         return None

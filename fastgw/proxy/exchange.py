@@ -262,6 +262,7 @@ class Exchange(ExchangeEvents):
             self._give_up(now)
             return
         upstream = plan.upstream
+        assert upstream is not None
         retry_timeout = upstream.retry_timeout_s
         if self.attempts >= plan.max_attempts or (
             self.attempts and retry_timeout > 0 and now - self.attempt_started >= retry_timeout
@@ -329,7 +330,9 @@ class Exchange(ExchangeEvents):
             length = len(body)
         else:
             # A request of a method that may have a body says that it has none.
-            length = 0 if self.method == b"POST" or self.method == b"PUT" or self.method == b"PATCH" else NO_BODY
+            length = (
+                0 if self.method == b"POST" or self.method == b"PUT" or self.method == b"PATCH" else NO_BODY
+            )
         extra = link.own_over(self.extra) if self.extra is not None else None
         head = link.template.render(
             self.head, self.method, link.target(self.target), length, extra, self.extra_drop
@@ -492,7 +495,9 @@ class Exchange(ExchangeEvents):
             problem = llm_body.answer_problem(body) if expects_json else None
             if problem is not None:
                 self.node = None
-                error = EmptyAnswer() if problem == "empty" else BadResponse("the provider's answer is no answer")
+                error = (
+                    EmptyAnswer() if problem == "empty" else BadResponse("the provider's answer is no answer")
+                )
                 self._failed(error, now)
                 return
             self.held = [body]
@@ -524,7 +529,11 @@ class Exchange(ExchangeEvents):
         self.held = [body] if body else []
         # By name: a C method is no callable of its own.
         outcome = classify(head.status, getattr(head, "get"), body)  # noqa: B009
-        if outcome.verdict == Verdict.CALLER or outcome.verdict == Verdict.REFUSED or self._is_callers_key(outcome):
+        if (
+            outcome.verdict == Verdict.CALLER
+            or outcome.verdict == Verdict.REFUSED
+            or self._is_callers_key(outcome)
+        ):
             # The caller's own mistake: no node is at fault, and none would answer otherwise.
             if lost is not None:
                 self._failed(lost, now)
@@ -682,8 +691,10 @@ class Exchange(ExchangeEvents):
         self.held = None
         relay = self.relay
         if relay is None:
-            framing = len(content) if complete and head.status != 304 and not self.head.is_head else (
-                self._client_framing(head)
+            framing = (
+                len(content)
+                if complete and head.status != 304 and not self.head.is_head
+                else (self._client_framing(head))
             )
             self.relay = relay = Relay(node.framer, framing, None)
         else:
@@ -787,7 +798,9 @@ class Exchange(ExchangeEvents):
 
     def _count_status(self, attempt: Attempt, now: float) -> None:
         """Tell the node's health about an answer that was passed on."""
-        health = self.plan.upstream.health
+        upstream = self.plan.upstream
+        assert upstream is not None
+        health = upstream.health
         if health.passive_failure_statuses is None and health.passive_success_statuses is None:
             attempt.succeeded(now)
         elif health.passive_failure_statuses is not None and self.status in health.passive_failure_statuses:
@@ -864,7 +877,9 @@ class Exchange(ExchangeEvents):
             self._failed_by_clock(now)
         elif self.attempt is not None and self.attempt.kind == 0 and self.attempt.is_stale():
             # Others have found the node out: this request need not wait for its own deadline.
-            if phase == _CONNECTING or (self.is_replayable and self.plan.replays_uncertain and not self.uncertain):
+            if phase == _CONNECTING or (
+                self.is_replayable and self.plan.replays_uncertain and not self.uncertain
+            ):
                 self._failed(FoundOut(), now)
 
     def _failed_by_clock(self, now: float) -> None:
@@ -884,7 +899,9 @@ class Exchange(ExchangeEvents):
                 self.note = "client_stalled"
                 self.client.abort()
         elif now - self.last_byte_at >= deadlines.idle_s or (
-            relay is not None and relay.scanner is not None and now - self.last_progress_at >= deadlines.progress_s
+            relay is not None
+            and relay.scanner is not None
+            and now - self.last_progress_at >= deadlines.progress_s
         ):
             self._interrupted(NodeTimeout(), now)
 

@@ -17,7 +17,18 @@ class NodeLink:
     ``position`` is the node's place in the upstream. Its credentials are in ``template`` only.
     """
 
-    __slots__ = ("auth_names", "models", "name", "name_bytes", "node", "pool", "position", "provider", "query", "template")
+    __slots__ = (
+        "auth_names",
+        "models",
+        "name",
+        "name_bytes",
+        "node",
+        "pool",
+        "position",
+        "provider",
+        "query",
+        "template",
+    )
 
     def __init__(
         self,

@@ -10,7 +10,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
-from enum import Enum
+from enum import StrEnum
 
 from fastgw.simulator.certificates import Certificates
 from fastgw.simulator.connection import HANG, Connection, Hang, Request
@@ -25,7 +25,7 @@ BACKLOG = 1024
 MAX_RECORD_BYTES = 32 * 1024 * 1024  # of bodies, over all records
 
 
-class Ending(str, Enum):
+class Ending(StrEnum):
     """How a request ended."""
 
     OPEN = "open"  # not yet
@@ -508,7 +508,7 @@ class Provider:
                 continue
             try:
                 is_met = condition()
-            except Exception as error:  # noqa: BLE001 - it belongs to the one who waits
+            except Exception as error:  # it belongs to the one who waits
                 waiter.set_exception(error)
                 continue
             if is_met:

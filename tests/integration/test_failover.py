@@ -82,7 +82,9 @@ def recovery_time(rig: Rig) -> float:
     """Ask until the primary answers again; returns how long that took, seconds."""
 
     def is_back() -> bool:
-        answer = httpx.post(f"{rig.base_url}/chat/completions", json={"model": "gpt-4o", "messages": MESSAGES})
+        answer = httpx.post(
+            f"{rig.base_url}/chat/completions", json={"model": "gpt-4o", "messages": MESSAGES}
+        )
         assert answer.status_code == 200, answer.text
         return answer.headers["x-fastgw-upstream"] == OPENAI
 
@@ -167,7 +169,11 @@ def test_both_providers_broken_is_a_clear_error_at_once(
 
 
 def test_a_node_gets_only_its_own_key_and_nothing_of_the_callers(rig: Rig) -> None:
-    headers = {"authorization": "Bearer sk-of-the-caller", "openai-organization": "org-caller", "cookie": "a=b"}
+    headers = {
+        "authorization": "Bearer sk-of-the-caller",
+        "openai-organization": "org-caller",
+        "cookie": "a=b",
+    }
     for fault in (None, FaultKind.RESET_BEFORE_HEAD):
         rig.fault(rig.openai, fault)
         body = {"model": "gpt-4o", "messages": MESSAGES}
@@ -211,7 +217,9 @@ def test_the_articles_file_runs_verbatim(ca_dir: Path) -> None:
 
 
 def test_a_slow_primary_costs_its_deadline_and_no_more(ca_dir: Path) -> None:
-    config = CONFIG.replace("first_content_stream: 2", "first_content_stream: 1").replace("    checks:", "    ignored:")
+    config = CONFIG.replace("first_content_stream: 2", "first_content_stream: 1").replace(
+        "    checks:", "    ignored:"
+    )
     config = config[: config.index("      ignored:")] if "ignored:" in config else config
     with running(ca_dir, config) as rig:
         for kind in (FaultKind.KEEPALIVE_FLOOD, FaultKind.STALL):

@@ -7,7 +7,6 @@ import json
 import os
 import socket
 import ssl
-import threading
 import time
 from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
@@ -19,12 +18,12 @@ import pytest
 import uvloop
 
 from fastgw.simulator import Ending, Fault, FaultKind, Provider, Simulator, start
-from fastgw.simulator import simulator as simulator_module
 
 Scenario = Callable[[Simulator], Awaitable[None]]
 Run = Callable[[Scenario], None]
 
 PATIENCE_S = 20.0  # of the test's client; far above anything that is waited for in order
+SILENCE_S = 0.05  # how long nothing has to come for a silence; never waited for something to come
 USER = {"role": "user", "content": "hello id-42"}
 
 
@@ -73,7 +72,7 @@ class Client:
         self.incoming, self.outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
         self.tls = context.wrap_bio(self.incoming, self.outgoing, server_hostname=name or provider.host)
         self.socket = socket.create_connection((provider.address, provider.port), PATIENCE_S)
-        self.buffer = b""
+        self.buffer = bytearray()
         self.end = ""
         try:
             self.do(self.tls.do_handshake)
@@ -128,7 +127,7 @@ class Client:
         self.write("\r\n".join(lines).encode() + b"\r\n\r\n" + data)
 
     def receive(
-        self, until: Callable[[bytes], bool] = lambda data: False, wait_s: float = PATIENCE_S
+        self, until: Callable[[bytearray], bool] = lambda data: False, wait_s: float = PATIENCE_S
     ) -> bytes:
         """Read until a condition holds or the connection ends; ``end`` says how."""
         self.socket.settimeout(wait_s)
@@ -148,7 +147,7 @@ class Client:
                 self.end = "closed"
                 break
             self.buffer += data
-        received, self.buffer = self.buffer, b""
+        received, self.buffer = bytes(self.buffer), bytearray()
         return received
 
     def answer(self) -> bytes:
@@ -162,7 +161,7 @@ class Client:
         return self.answer()
 
 
-def is_whole(data: bytes) -> bool:
+def is_whole(data: bytearray) -> bool:
     head, found, body = data.partition(b"\r\n\r\n")
     if not found:
         return False
@@ -177,15 +176,12 @@ async def apart(function: Callable[..., Any], *arguments: Any, **named: Any) -> 
     return await asyncio.to_thread(function, *arguments, **named)
 
 
-async def exchange(
-    simulator: Simulator, provider: Provider, *, wait_s: float = PATIENCE_S, **body: Any
-) -> tuple[bytes, str]:
-    """One request on its own connection: what came, and how the connection ended."""
+async def exchange(simulator: Simulator, provider: Provider, **body: Any) -> tuple[bytes, str]:
+    """One request on its own connection: what came, and how the connection ended if it did."""
 
     def blocking() -> tuple[bytes, str]:
         with Client(provider, simulator) as client:
-            client.send(**body)
-            return client.receive(wait_s=wait_s), client.end
+            return client.ask(**body), client.end
 
     result: tuple[bytes, str] = await apart(blocking)
     return result
@@ -337,7 +333,6 @@ def test_a_slow_reader_holds_the_stream_back(run: Run) -> None:
         provider.settings.token_s = 0.001
         client = await apart(Client, provider, simulator)
         with client:
-            client.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
             await apart(client.send, stream=True)
             await provider.wait_until(lambda: provider.connections_open == 1 and provider.requests)
             record = provider.requests[-1]
@@ -350,7 +345,7 @@ def test_a_slow_reader_holds_the_stream_back(run: Run) -> None:
             await asyncio.sleep(0.02)  # twenty times the pace
             paused_at = record.progress
             assert paused_at < 100
-            answer = await apart(client.answer)
+            answer = await apart(client.receive, lambda data: data.endswith(b"0\r\n\r\n"))
             assert answer.count(b'"content"') == 104 + 1  # 100 words, the echo of four, the role
             assert record.ending is Ending.COMPLETE
 
@@ -413,9 +408,7 @@ def test_a_refused_connection_is_refused_at_once_and_the_port_comes_back(run: Ru
                 await apart(socket.create_connection, ("127.0.0.1", port))
             provider.fault = None
             assert provider.port == port
-            assert (await exchange(simulator, provider, path="/", method="GET", wait_s=0.05))[0][
-                9:12
-            ] == b"200"
+            assert (await exchange(simulator, provider, path="/", method="GET"))[0][9:12] == b"200"
         assert await apart(idle.receive) == b""
         assert idle.end == "reset"
         idle.socket.close()
@@ -433,7 +426,7 @@ def test_a_fault_switched_to_and_fro_in_one_tick_leaves_one_listener(run: Run) -
             await asyncio.sleep(0)
             provider.fault = None
             await asyncio.sleep(0)
-        assert b"200" in (await exchange(simulator, provider, path="/", method="GET", wait_s=0.05))[0]
+        assert b"200" in (await exchange(simulator, provider, path="/", method="GET"))[0]
         provider.fault = Fault(FaultKind.REFUSE)
 
     run(scenario)
@@ -453,7 +446,7 @@ def test_a_bad_certificate_is_not_accepted(run: Run, variant: str, words: str) -
         simulator.openai.fault = Fault(FaultKind.BAD_CERTIFICATE, variant=variant)
         with pytest.raises(ssl.SSLCertVerificationError, match=words):
             await apart(Client, simulator.openai, simulator)
-        assert (await exchange(simulator, simulator.deepseek, wait_s=0.05))[0][9:12] == b"200"
+        assert (await exchange(simulator, simulator.deepseek))[0][9:12] == b"200"
 
     run(scenario)
 
@@ -473,7 +466,7 @@ def test_a_hanging_handshake_says_nothing_and_can_be_counted(run: Run) -> None:
         await apart(blocking)
         await provider.wait_until(lambda: provider.connections_open == 0)
         assert provider.fault is None
-        assert (await exchange(simulator, provider, wait_s=0.05))[0][9:12] == b"200"
+        assert (await exchange(simulator, provider))[0][9:12] == b"200"
 
     run(scenario)
 
@@ -556,8 +549,10 @@ def test_a_fault_is_felt_as_described(
         def blocking() -> tuple[bytes, str]:
             with Client(provider, simulator) as client:
                 client.send(stream=is_stream)
-                enough = (lambda data: len(data) > 2000) if not end else (lambda data: False)
-                return client.receive(enough, 0.1 if end == "silent" else PATIENCE_S), client.end
+                received = client.receive(lambda data: holds in data and data.startswith(begins))
+                if end and not client.end:
+                    received += client.receive(wait_s=SILENCE_S if end == "silent" else PATIENCE_S)
+                return received, client.end
 
         received, ended = await apart(blocking)
         assert ended == end
@@ -744,7 +739,7 @@ def test_a_taken_port_is_named_and_nothing_stays_open(runner: Callable[[Any], No
 def test_an_unwritable_home_is_no_reason_not_to_start(
     runner: Callable[[Any], None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(simulator_module.certificates, "default_directory", lambda: Path("/dev/null/x"))
+    monkeypatch.setattr("fastgw.simulator.certificates.default_directory", lambda: Path("/dev/null/x"))
 
     async def main() -> None:
         simulator = await start()
@@ -781,7 +776,7 @@ def test_wait_until_gives_up(run: Run) -> None:
 
         waiting = asyncio.create_task(simulator.openai.wait_until(broken))
         await asyncio.sleep(0)
-        await exchange(simulator, simulator.openai, path="/", method="GET", wait_s=0.05)
+        await exchange(simulator, simulator.openai, path="/", method="GET")
         with pytest.raises(ZeroDivisionError):
             await waiting
 

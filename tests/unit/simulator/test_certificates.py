@@ -7,7 +7,6 @@ from pathlib import Path
 
 import pytest
 
-from fastgw.simulator import certificates
 from fastgw.simulator.certificates import LIFETIME_S, VARIANTS, default_directory, ensure
 
 HOSTS = ("a.test",)
@@ -65,6 +64,6 @@ def test_without_a_home_the_error_is_an_oserror(monkeypatch: pytest.MonkeyPatch)
         raise RuntimeError("no home")
 
     monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
-    monkeypatch.setattr(certificates.Path, "home", no_home)
+    monkeypatch.setattr(Path, "home", no_home)
     with pytest.raises(OSError, match="no home directory"):
         default_directory()

@@ -21,7 +21,7 @@ USER = {"role": "user", "content": "hello"}
 TOOLS = [{"type": "function", "function": {"name": "f", "parameters": {}}}]
 CALLED = {"role": "assistant", "tool_calls": [{"id": "c", "type": "function"}]}
 RESULT = {"role": "tool", "tool_call_id": "c", "content": "ok"}
-THOUGHTLESS = {"thinking": {"type": "disabled"}}
+THOUGHTLESS: dict[str, Any] = {"thinking": {"type": "disabled"}}
 
 
 def ask(
@@ -195,13 +195,26 @@ def test_an_empty_account_is_said_in_each_providers_way() -> None:
     assert balance["is_available"] is False
 
 
-NAMES = """model messages role content tool_calls tool_call_id id type function name parameters tools tool_choice
-stream stream_options include_usage response_format json_schema schema thinking prefix n max_tokens input prompt
-dimensions encoding_format max_output_tokens reasoning_content text properties items enum const""".split()
-WORDS = st.sampled_from(["gpt-4o", "deepseek-flash", "user", "assistant", "tool", "json_object", "json_schema",
-                         "call f", "required", "disabled", "object", "array", "function", "f"])  # fmt: skip
+# fmt: off
+NAMES = [
+    "model", "messages", "role", "content", "tool_calls", "tool_call_id", "id", "type", "function",
+    "name", "parameters", "tools", "tool_choice", "stream", "stream_options", "include_usage",
+    "response_format", "json_schema", "schema", "thinking", "prefix", "n", "max_tokens", "input",
+    "prompt", "dimensions", "encoding_format", "max_output_tokens", "reasoning_content", "text",
+    "properties", "items", "enum", "const",
+]
+WORDS = [
+    "gpt-4o", "deepseek-flash", "user", "assistant", "tool", "json_object", "json_schema", "call f",
+    "required", "disabled", "object", "array", "function", "f",
+]
+# fmt: on
 ANYTHING = st.recursive(
-    st.none() | st.booleans() | st.integers(-1, 5) | st.floats(allow_nan=False) | WORDS | st.text(max_size=5),
+    st.none()
+    | st.booleans()
+    | st.integers(-1, 5)
+    | st.floats(allow_nan=False)
+    | st.sampled_from(WORDS)
+    | st.text(max_size=5),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(NAMES), inner, max_size=5),
     max_leaves=20,
 )
