@@ -505,6 +505,7 @@ class Gateway:
             max_attempts=retries + 1 if retries is not None else None,
             hold_answer_bytes=process.hold_answer_bytes,
             shows_headers=process.response_headers,
+            strip_prefix=route.strip_prefix.encode(),
             dropped_answer_fields=(*OWN_FIELDS, *(LLM_ANSWER_FIELDS if is_llm else ())),
         )
 

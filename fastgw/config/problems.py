@@ -135,10 +135,10 @@ def shown(value: object) -> str:
     return json.dumps(value, ensure_ascii=isinstance(value, str) and not value.isprintable())
 
 
-def nearest(name: str, known: Iterable[str]) -> str | None:
+def nearest(name: str, known: Iterable[str], likeness: float = 0.6) -> str | None:
     """The known name that ``name`` was probably meant to be."""
     from difflib import get_close_matches  # only needed when something is wrong
 
     folded = {item.casefold(): item for item in known}
-    found = get_close_matches(name[:_SHOWN_CHARS].casefold(), folded, n=1, cutoff=0.6)
+    found = get_close_matches(name[:_SHOWN_CHARS].casefold(), folded, n=1, cutoff=likeness)
     return folded[found[0]] if found else None

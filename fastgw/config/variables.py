@@ -131,7 +131,7 @@ class _Expander:
     def _env_value(self, name: str, key: str | None) -> str:
         value = self._env.get(name)
         if value is None:
-            near = nearest(name, self._env)
+            near = nearest(name, self._env, 0.85)  # OTHER_API_KEY is a neighbour, not a slip
             meant = f"did you mean {near}? " if near else ""
             raise _Unresolved(
                 f"the environment variable {name} is not set", f"{meant}${{{name}:=value}} gives a default"

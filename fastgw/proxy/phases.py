@@ -110,9 +110,10 @@ class Dispatcher:
             error.status, error.code = 413, "request_too_large"
             self._answer_error(connection, head, request_id, plan.name, error)
             return None
+        target = plan.target_of(head.target) if plan.strip_prefix else head.target
         request = None
         if plan.plugins:
-            request = ClientRequest(head, connection, request_id, head.method, head.target)
+            request = ClientRequest(head, connection, request_id, head.method, target)
             for plugin in plan.plugins:
                 answer = plugin.on_request(request)
                 if answer is not None:
@@ -121,6 +122,7 @@ class Dispatcher:
         if head.expects_continue:
             connection.send(CONTINUE)
         exchange = Exchange(self.exchanges, connection, head, plan, request_id, now)
+        exchange.target = target
         if request is not None:
             exchange.method = request.method
             exchange.target = request.target

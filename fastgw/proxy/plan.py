@@ -81,6 +81,7 @@ class RoutePlan:
         "replayable",
         "replays_uncertain",
         "shows_headers",
+        "strip_prefix",
         "uncommitted_bytes",
         "upstream",
     )
@@ -103,6 +104,7 @@ class RoutePlan:
         uncommitted_bytes: int = 256 * 1024,
         shows_headers: bool = True,
         dropped_answer_fields: tuple[bytes, ...] = (),
+        strip_prefix: bytes = b"",
     ) -> None:
         self.name = name
         self.upstream = upstream
@@ -118,7 +120,13 @@ class RoutePlan:
         self.hold_answer_bytes = hold_answer_bytes
         self.uncommitted_bytes = uncommitted_bytes
         self.shows_headers = shows_headers
+        self.strip_prefix = strip_prefix
         self.answer_template = ResponseTemplate(dropped_answer_fields)
+
+    def target_of(self, target: bytes) -> bytes:
+        """The client's target as nodes see it: without the route's prefix."""
+        rest = target.removeprefix(self.strip_prefix)
+        return rest if rest.startswith(b"/") else b"/" + rest
 
     def __repr__(self) -> str:
         return f"<RoutePlan {self.name} nodes={len(self.links)}{' llm' if self.is_llm else ''}>"

@@ -87,6 +87,14 @@ def test_failures_are_reported_where_they_stand(text: str, reason: str) -> None:
     assert ("k",) in document.broken
 
 
+def test_a_variable_of_another_vendor_is_not_suggested() -> None:
+    report = Report("f")
+    document = parse("k: ${DEEPSEEK_API_KEY}", report)
+    assert document is not None
+    expand(document, report, {"OPENAI_API_KEY": "x"}, Path())
+    assert "OPENAI" not in str(report.problems[0])
+
+
 def test_values_of_variables_are_marked_as_not_to_be_shown_and_defaults_are_not() -> None:
     _, document, _ = expanded("k: ${NAME}\nd: ${NONE:=x}")
     assert document.expanded == {("k",)}
