@@ -18,6 +18,7 @@ COMPILED = (
     "fastgw/wire/tls.py",
     "fastgw/proxy/exchange.py",
     "fastgw/proxy/exchanges.py",
+    "fastgw/proxy/held_body.py",
     "fastgw/proxy/relay.py",
 )
 DEBUG = bool(os.environ.get("FASTGW_DEBUG"))  # every check on, lines traced for coverage

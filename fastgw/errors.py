@@ -117,6 +117,7 @@ class ConnectFailed(NodeError):
 
     code = "upstream_connect_failed"
     retryable = Retryable.ALWAYS
+    is_local = False  # this machine is out of descriptors or ports: no fault of the node
 
 
 class ResolveFailed(ConnectFailed):

@@ -52,6 +52,14 @@ def _is_stored(body: bytes | None) -> bool:
     return not (isinstance(request, dict) and request.get("store") is False)
 
 
+def is_nodes_fault(status: int) -> bool:
+    """Does an error status of a node that is no LLM provider speak of the node, not the request?
+
+    A page that is not there, or not for this caller, is an answer.
+    """
+    return status >= 500 or status in (408, 421, 425, 429)
+
+
 def may_attempt_again(retryable: Retryable, replayable: bool, uncertain_replays: int) -> bool:
     """Whether a failed attempt may be followed by one on another node.
 

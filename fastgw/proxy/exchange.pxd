@@ -6,6 +6,7 @@ from ..wire.events cimport ExchangeEvents
 from ..wire.head cimport RequestHead, ResponseHead
 from ..wire.node_connection cimport NodeConnection
 from .exchanges cimport Exchanges
+from .held_body cimport HeldBody
 from .relay cimport Relay
 
 
@@ -22,10 +23,7 @@ cdef class Exchange(ExchangeEvents):
     cdef public list extra
     cdef public object extra_drop
     cdef public str consumer
-    cdef public bytes body
-    cdef public list pieces
-    cdef public long long body_bytes
-    cdef public long long held_bytes
+    cdef public HeldBody body
     cdef public bint is_streaming_body
     cdef public bint body_complete
     cdef public object facts
@@ -53,19 +51,18 @@ cdef class Exchange(ExchangeEvents):
     cdef public int node_status
     cdef public long long sent_bytes
     cdef public bint keep_alive
+    cdef public bint ends_by_close
     cdef public double first_content_at
     cdef public double last_byte_at
     cdef public double last_progress_at
     cdef public double client_stalled_at
     cdef public object failure
     cdef public tuple refusal
+    cdef public ResponseHead refusal_head
     cdef public list records
     cdef public str note
 
-    cdef _hold_piece(self, bytes piece)
-    cdef bint _is_too_large_to_hold(self) except -1
     cdef _refuse_body(self)
-    cdef _drop_body(self)
     cdef _begin(self, double now)
     cdef _respect_patience(self, bytes timeout)
     @cython.locals(attempt=Attempt, node=NodeConnection, retry_timeout=double, is_last=bint)
@@ -124,6 +121,7 @@ cdef class Exchange(ExchangeEvents):
     cdef _tick_relaying(self, double now)
     cpdef on_shutdown(self)
     cdef _give_up(self, double now)
+    @cython.locals(out=bytes)
     cdef _answer_refusal(self, tuple refusal, double wait)
     cpdef _answer_error(self, error, double wait=*)
     cdef _answer(self, int status, bytes body, list fields)

@@ -16,7 +16,7 @@ from typing import Any
 
 from .._core import Tried
 from ..balancing.deadlines import attempt_deadline
-from ..balancing.retry import STALE_REUSE_S, computes_answer, is_replayable, may_attempt_again
+from ..balancing.retry import STALE_REUSE_S, computes_answer, is_nodes_fault, is_replayable, may_attempt_again
 from ..balancing.upstream import Attempt
 from ..errors import (
     BadResponse,
@@ -45,12 +45,12 @@ from ..wire.head import CHUNKED_BODY, NO_BODY, UNTIL_CLOSE, RequestHead, Respons
 from ..wire.node_connection import NodeConnection
 from . import answers
 from .exchanges import Exchanges
+from .held_body import HeldBody
 from .plan import NodeLink, RoutePlan
 from .relay import Relay
 
 HELD_ERROR_BYTES = 64 * 1024  # of an error answer, read to learn what it means
 HELD_ERROR_S = 5.0  # ... and for how long
-STREAM_CHUNK_BYTES = 256 * 1024  # of a request too large to hold: read this far ahead of the node
 
 _FIRST_CONTENT = int(
     EventKind.CONTENT | EventKind.REASONING | EventKind.TOOL_CALL | EventKind.FINISH | EventKind.OTHER
@@ -103,10 +103,7 @@ class Exchange(ExchangeEvents):
         self.extra: list[tuple[bytes, bytes]] | None = None  # header fields of plugins
         self.extra_drop: Any = None  # client fields that plugins took out
         self.consumer: str | None = None
-        self.body: bytes | None = None
-        self.pieces: list[bytes] | None = None
-        self.body_bytes = 0
-        self.held_bytes = 0
+        self.body = HeldBody(exchanges)
         self.is_streaming_body = False  # too large to hold: goes through once
         self.body_complete = False
         self.facts: Any = None
@@ -136,12 +133,14 @@ class Exchange(ExchangeEvents):
         self.node_status = 0
         self.sent_bytes = 0
         self.keep_alive = False
+        self.ends_by_close = False
         self.first_content_at = 0.0
         self.last_byte_at = 0.0
         self.last_progress_at = 0.0
         self.client_stalled_at = 0.0
         self.failure: FastgwError | None = None
         self.refusal: tuple[int, bytes, bytes, Outcome] | None = None  # status, type, body, meaning
+        self.refusal_head: ResponseHead | None = None
         self.records: list[tuple[str, str, int, float]] = []
         self.note = ""
         exchanges.live.add(self)
@@ -161,47 +160,26 @@ class Exchange(ExchangeEvents):
                 piece = data
             else:
                 piece = framer.decoded(data)
-            self.body_bytes += len(piece)
-            if self.body_bytes > self.exchanges.max_body_bytes:
+            self.body.size += len(piece)
+            if self.body.size > self.exchanges.max_body_bytes:
                 self._refuse_body()
                 return
             if self.is_streaming_body:
                 self._send_piece(piece)
             else:
-                self._hold_piece(piece)
+                self.body.add(piece)
         if complete:
             self.body_complete = True
             if self.is_streaming_body:
                 self._end_body()
             else:
-                if self.pieces is not None:
-                    self.body = b"".join(self.pieces)
-                    self.pieces = None
+                self.body.join()
                 self._begin(monotonic())
-        elif not self.is_streaming_body and self._is_too_large_to_hold():
+        elif not self.is_streaming_body and self.body.is_too_large(self.head.content_length):
             self.is_streaming_body = True
             self.note = "body_not_held"
             self.exchanges.unmovable += 1
             self._begin(monotonic())
-
-    def _hold_piece(self, piece: bytes) -> None:
-        if self.body is None and self.pieces is None:
-            self.body = piece
-        elif self.pieces is None:
-            self.pieces = [self.body, piece]  # type: ignore[list-item]
-            self.body = None
-        else:
-            self.pieces.append(piece)
-        self.held_bytes += len(piece)
-        self.exchanges.held_bytes += len(piece)
-
-    def _is_too_large_to_hold(self) -> bool:
-        exchanges = self.exchanges
-        return (
-            self.body_bytes > exchanges.hold_body_bytes
-            or self.head.content_length > exchanges.hold_body_bytes
-            or exchanges.held_bytes > exchanges.hold_total_bytes
-        )
 
     def _refuse_body(self) -> None:
         """The body grew over the limit: 413, whatever has become of it so far."""
@@ -211,13 +189,6 @@ class Exchange(ExchangeEvents):
             self._end_attempt_ignored(monotonic())
             self._answer_error(BodyTooLarge())
 
-    def _drop_body(self) -> None:
-        """The body is no longer needed: after the commit nothing is attempted again."""
-        self.exchanges.held_bytes -= self.held_bytes
-        self.held_bytes = 0
-        self.body = None
-        self.pieces = None
-
     def _begin(self, now: float) -> None:
         """The request is whole, or too large to wait for: understand it, then attempt it."""
         plan = self.plan
@@ -225,8 +196,9 @@ class Exchange(ExchangeEvents):
             timeout = self.head.get(b"x-stainless-read-timeout")
             if timeout is not None:
                 self._respect_patience(timeout)
-            if self.body is not None and not self.is_streaming_body:
-                facts = llm_body.scan(self.body)
+            body = self.body.data
+            if body is not None and not self.is_streaming_body:
+                facts = llm_body.scan(body)
                 if facts is not None:
                     if facts.duplicate_model:
                         self._answer_error(ClientError("the field 'model' is there more than once"))
@@ -234,7 +206,7 @@ class Exchange(ExchangeEvents):
                     self.facts = facts
                     self.wants_stream = facts.stream
         if plan.replayable is None:
-            self.is_replayable = is_replayable(self.method, self.head.path, self.body)
+            self.is_replayable = is_replayable(self.method, self.head.path, self.body.data)
         else:
             self.is_replayable = plan.replayable
         if plan.upstream is None:
@@ -341,14 +313,15 @@ class Exchange(ExchangeEvents):
             node.start(self, head, body, self.head.is_head)
             return
         node.start(self, head, None, self.head.is_head)
-        pieces = self.pieces if self.pieces is not None else ([self.body] if self.body is not None else [])
-        self._drop_body()
-        for piece in pieces:
+        node.request_complete = False
+        for piece in self.body.take():
             self._send_piece(piece)
+        if self.body_complete:
+            self._end_body()
 
     def _render_body(self, link: NodeLink) -> bytes | None:
         """The body for this node: the client's own bytes, but for the model's name."""
-        body = self.body
+        body = self.body.data
         facts = self.facts
         self.is_adapted = False
         if facts is None or link.models is None or facts.model is None or body is None:
@@ -364,12 +337,7 @@ class Exchange(ExchangeEvents):
         node = self.node
         if node is None:
             # Not connected yet: the client is stopped, and little more than this comes.
-            if self.pieces is None:
-                self.pieces = [self.body] if self.body is not None else []
-                self.body = None
-            self.pieces.append(piece)
-            self.held_bytes += len(piece)
-            self.exchanges.held_bytes += len(piece)
+            self.body.add(piece)
             self.client.stop_reading()
             return
         if self.head.content_length < 0:
@@ -382,8 +350,10 @@ class Exchange(ExchangeEvents):
             self.client.go_on_reading()
 
     def _end_body(self) -> None:
-        if self.node is not None and self.head.content_length < 0:
-            self.node.send(b"0\r\n\r\n")
+        if self.node is not None:
+            if self.head.content_length < 0:
+                self.node.send(b"0\r\n\r\n")
+            self.node.request_complete = True
 
     def on_node_writable(self) -> None:
         self.node_stalled_at = 0.0
@@ -416,7 +386,7 @@ class Exchange(ExchangeEvents):
         assert head is not None
         deadlines = plan.deadlines
         self.node_status = head.status
-        if head.status >= 400 and plan.fails_over_on_status:
+        if head.status >= 400 and plan.fails_over_on_status and (plan.is_llm or is_nodes_fault(head.status)):
             self.phase = _REFUSED
             self.held = []
             self.answer_held = 0
@@ -542,6 +512,7 @@ class Exchange(ExchangeEvents):
             return
         self._node_done(complete)
         self.refusal = (head.status, head.get(b"content-type") or b"", body, outcome)
+        self.refusal_head = head
         self._refused_by(outcome, body, now)
 
     def _is_callers_key(self, outcome: Outcome) -> bool:
@@ -617,11 +588,11 @@ class Exchange(ExchangeEvents):
         """The attempt failed without an answer: count it and move on if that is allowed."""
         attempt = self.attempt
         assert attempt is not None
-        if isinstance(error, FoundOut):
+        is_connect = isinstance(error, ConnectFailed)
+        if isinstance(error, FoundOut) or (is_connect and error.is_local):
             attempt.ignored(now)
         else:
-            at_once = isinstance(error, ConnectFailed) and not isinstance(error, ConnectTimeout)
-            attempt.failed(int(error.failure), now, at_once or isinstance(error, ConnectTimeout))
+            attempt.failed(int(error.failure), now, is_connect)
         self.failure = error
         self.refusal = None
         self._record(error.code, now)
@@ -642,7 +613,7 @@ class Exchange(ExchangeEvents):
                 self.tried = Tried()
             self.tried.add(self.attempt.position)
             self.attempt = None
-        if self.is_streaming_body and not (retryable is Retryable.ALWAYS and self.held_bytes):
+        if self.is_streaming_body and not (retryable is Retryable.ALWAYS and self.body.held):
             self._give_up(now)
             return
         replayable = self.is_replayable and self.plan.replays_uncertain
@@ -682,7 +653,7 @@ class Exchange(ExchangeEvents):
         assert node is not None and held is not None
         self.phase = _RELAYING
         self.first_content_at = self.last_progress_at = now
-        self._drop_body()
+        self.body.drop()
         if self.attempt is not None:
             self.attempt.answered(now)
         head = node.head
@@ -693,7 +664,7 @@ class Exchange(ExchangeEvents):
         if relay is None:
             framing = (
                 len(content)
-                if complete and head.status != 304 and not self.head.is_head
+                if complete and head.status not in (204, 304) and not self.head.is_head
                 else (self._client_framing(head))
             )
             self.relay = relay = Relay(node.framer, framing, None)
@@ -730,7 +701,8 @@ class Exchange(ExchangeEvents):
                 extra += b"x-fastgw-adapted: model\r\n"
         if head.get(b"x-request-id") is None:
             extra += b"x-request-id: %b\r\n" % self.request_id
-        self.keep_alive = framing != UNTIL_CLOSE and self.client.keeps_alive()
+        self.ends_by_close = framing == UNTIL_CLOSE
+        self.keep_alive = not self.ends_by_close and self.client.keeps_alive()
         self.status = head.status
         if framing == NO_BODY and head.content_length >= 0 and self.head.is_head:
             framing = head.content_length
@@ -854,7 +826,7 @@ class Exchange(ExchangeEvents):
         if relay is not None:
             self.exchanges.malformed_events += relay.malformed
         self._finished()
-        self.client.end_unclean()
+        self.client.end_unclean(self.ends_by_close and (relay is None or relay.scanner is None))
 
     # --- Deadlines ----------------------------------------------------------------------------
 
@@ -943,6 +915,14 @@ class Exchange(ExchangeEvents):
     def _answer_refusal(self, refusal: tuple[int, bytes, bytes, Outcome], wait: float) -> None:
         """What the last node said, in OpenAI's shape, with a status that is true for the caller."""
         status, content_type, body, outcome = refusal
+        if not self.plan.is_llm and self.refusal_head is not None:
+            # A plain node's error is its own: it is passed on as it was.
+            out = self._render_head(self.refusal_head, len(body))
+            out = out if self.head.is_head else out + body
+            self.sent_bytes += len(out)
+            self.client.send(out)
+            self._end(self.keep_alive)
+            return
         status, body = answers.refusal(status, content_type, body, outcome.verdict)
         fields: list[tuple[bytes, bytes]] = []
         if outcome.verdict not in answers.CALLERS_OWN:
@@ -987,6 +967,6 @@ class Exchange(ExchangeEvents):
     def _finished(self) -> None:
         """Exactly once per exchange."""
         self.phase = _DONE
-        self._drop_body()
+        self.body.drop()
         self.exchanges.live.discard(self)
         self.exchanges.on_finished(self)

@@ -120,7 +120,7 @@ class Dispatcher:
                     self._answer(connection, head, request_id, plan.name, answer)
                     return None
         if head.expects_continue:
-            connection.send(CONTINUE)
+            connection.send_interim(CONTINUE)
         exchange = Exchange(self.exchanges, connection, head, plan, request_id, now)
         exchange.target = target
         if request is not None:

@@ -101,13 +101,19 @@ class Prober:
 
     def start(self) -> None:
         loop = asyncio.get_running_loop()
-        self._tasks = [loop.create_task(self._watch(probed)) for probed in self.nodes]
+        self._tasks = [loop.create_task(self._run(probed)) for probed in self.nodes]
 
     async def stop(self) -> None:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         self._tasks = []
+
+    async def _run(self, probed: ProbedNode) -> None:
+        try:
+            await self._watch(probed)
+        except asyncio.CancelledError:
+            return  # by ``stop``; kept in its task, the error would be a cycle through the frames
 
     async def _watch(self, probed: ProbedNode) -> None:
         settings = self.settings

@@ -38,6 +38,7 @@ cdef class ClientConnection(_Base):
     cdef public Py_ssize_t lingered
     cdef public long long requests
     cdef public bint reading_stopped
+    cdef public bint answer_begun
     cdef public str address
 
     cdef _keep_for_later(self, bytes data)
@@ -53,10 +54,13 @@ cdef class ClientConnection(_Base):
     cpdef stop_reading(self)
     cpdef go_on_reading(self)
     cpdef send(self, bytes data)
+    cpdef send_interim(self, bytes data)
     cpdef bint keeps_alive(self)
+    cdef _go_on(self)
     cpdef finish(self, bint keep_alive)
     cdef _close_politely(self)
-    cpdef end_unclean(self)
+    cpdef end_unclean(self, bint by_reset)
+    cpdef bint has_left(self) except -1
 
 
 cdef int _IDLE, _HEAD, _BODY, _ANSWERING, _LINGERING, _CLOSED

@@ -8,6 +8,9 @@ request: deadlines are numbers that the listener's sweep compares with the clock
 from __future__ import annotations
 
 import asyncio
+import select
+import socket
+import struct
 from collections.abc import Callable
 from enum import IntEnum
 from time import monotonic
@@ -82,6 +85,8 @@ class Listener:
         for connection in list(self.connections):
             if connection.deadline <= now:
                 connection.on_deadline(now)
+            elif connection.reading_stopped and connection.has_left():
+                connection.eof_received()
 
     def drain(self) -> None:
         """Close idle connections now and every other one after its current answer."""
@@ -118,6 +123,7 @@ class ClientConnection(_Base, asyncio.Protocol):
         self.lingered = 0
         self.requests = 0
         self.reading_stopped = False
+        self.answer_begun = False
         self.address = ""
 
     def __repr__(self) -> str:
@@ -297,6 +303,10 @@ class ClientConnection(_Base, asyncio.Protocol):
         exchange, self.exchange = self.exchange, None
         if exchange is not None:
             exchange.on_client_gone()
+        if self.answer_begun:
+            # A second answer inside the first one would be taken for its content.
+            self.abort()
+            return
         self.state = _ANSWERING
         self.listener.refuse(self, error)
 
@@ -319,6 +329,8 @@ class ClientConnection(_Base, asyncio.Protocol):
         exchange = self.exchange
         if exchange is not None:
             exchange.on_client_writable()
+        elif self.state <= _HEAD:
+            self._go_on()
 
     def stop_reading(self) -> None:
         """Take no more of the request body for now."""
@@ -339,6 +351,12 @@ class ClientConnection(_Base, asyncio.Protocol):
     def send(self, data: bytes) -> None:
         """Write bytes of the answer; nothing happens on a closed connection."""
         if self.state < _LINGERING:
+            self.answer_begun = True
+            self.transport.write(data)
+
+    def send_interim(self, data: bytes) -> None:
+        """Write a 1xx answer: the answer itself is still to come."""
+        if self.state < _LINGERING and not self.answer_begun:
             self.transport.write(data)
 
     def keeps_alive(self) -> bool:
@@ -354,6 +372,7 @@ class ClientConnection(_Base, asyncio.Protocol):
         """The answer is whole. ``keep_alive`` is what its head has promised."""
         self.exchange = None
         self.head = None
+        self.answer_begun = False
         if self.state == _CLOSED:
             return
         if not keep_alive:
@@ -361,6 +380,16 @@ class ClientConnection(_Base, asyncio.Protocol):
             return
         self.state = _IDLE
         self.deadline = monotonic() + self.listener.keepalive_s
+        if self.is_paused:
+            # A client that asks and never reads: no further request until it has read.
+            if not self.reading_stopped:
+                self.reading_stopped = True
+                self.transport.pause_reading()
+            return
+        self._go_on()
+
+    def _go_on(self) -> None:
+        """Read the next request, from the connection or from what was kept for later."""
         if self.reading_stopped:
             self.reading_stopped = False
             self.transport.resume_reading()
@@ -388,7 +417,27 @@ class ClientConnection(_Base, asyncio.Protocol):
         else:
             self.close()
 
-    def end_unclean(self) -> None:
-        """End a stream so that no client can take it for a whole one: close without the end."""
+    def end_unclean(self, by_reset: bool) -> None:
+        """End an answer so that no client can take it for a whole one: close without its end.
+
+        ``by_reset``: where closing is itself the end of the body, only a reset says otherwise.
+        """
         self.exchange = None
-        self.close()
+        if by_reset and self.state != _CLOSED:
+            sock = self.transport.get_extra_info("socket")
+            if sock is not None:
+                sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            self.abort()
+        else:
+            self.close()
+
+    # --- While not reading --------------------------------------------------------------------
+
+    def has_left(self) -> bool:
+        """A transport whose reading is stopped does not say so: ask the socket itself."""
+        sock = self.transport.get_extra_info("socket") if self.state < _LINGERING else None
+        if sock is None:
+            return False
+        poll = select.poll()
+        poll.register(sock.fileno(), select.POLLRDHUP | select.POLLHUP | select.POLLERR)
+        return bool(poll.poll(0))

@@ -55,6 +55,36 @@ class AddressFailed(ConnectFailed):
         self.__cause__ = error
 
 
+class _Opening(asyncio.Protocol):
+    """Holds a connection until the race is decided, and what the peer did meanwhile."""
+
+    transport: asyncio.Transport
+
+    def __init__(self) -> None:
+        self.early: list[bytes] = []
+        self.error: OSError | None = None
+
+    def check(self) -> None:
+        """Raise OSError if the peer hung up meanwhile."""
+        if self.error is not None:
+            raise self.error
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self.transport = cast("asyncio.Transport", transport)
+
+    def data_received(self, data: bytes) -> None:
+        self.early.append(data)
+
+    def eof_received(self) -> None:
+        self.error = ConnectionResetError(errno.ECONNRESET, "closed as soon as it was made")
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        if isinstance(exc, OSError):
+            self.error = exc
+        else:
+            self.eof_received()
+
+
 async def dial(
     resolver: Resolver,
     host: str,
@@ -71,7 +101,8 @@ async def dial(
     The next address is tried when one fails, or has not answered for ``stagger_s``.
 
     Args:
-        protocol_factory: called once per TCP connection, so every one has its own TLS state.
+        protocol_factory: called once per address that was connected to, so that every one has its
+            own TLS state.
         connect_timeout_s: for everything: name, TCP and TLS.
         tcp_timeout_s: for the TCP connection to one address.
         send_buffer_bytes: limit of the kernel's send buffer, 0 for its own choice. A full one is
@@ -132,12 +163,12 @@ async def _dial_any(
             return opening.transport, protocol, address
 
 
-async def _establish(opening: "_Opening", protocol_factory: Callable[[], AnyProtocol]) -> AnyProtocol:
+async def _establish(opening: _Opening, protocol_factory: Callable[[], AnyProtocol]) -> AnyProtocol:
     """Give a connected transport its protocol, and see the handshake through."""
     transport = opening.transport
     try:
-        protocol = protocol_factory()
         opening.check()
+        protocol = protocol_factory()
         owner = cast("asyncio.Protocol", protocol)
         transport.set_protocol(owner)
         owner.connection_made(transport)
@@ -166,7 +197,7 @@ async def _race(
     stagger_s: float,
     send_buffer_bytes: int,
     give_up: Callable[[Address], None],
-) -> tuple["_Opening", Address]:
+) -> tuple[_Opening, Address]:
     """Return the first connection; raise the last error when there is none.
 
     Args:
@@ -206,31 +237,36 @@ async def _race(
         _discard(running)
 
 
-def _discard(losers: Iterable["asyncio.Task[_Opening]"]) -> None:
+def _discard(losers: Iterable[asyncio.Task[_Opening]]) -> None:
     for task in losers:
         task.cancel()
         task.add_done_callback(_abort_result)  # it may have connected in this very moment
 
 
-def _abort_result(task: "asyncio.Task[_Opening]") -> None:
+def _abort_result(task: asyncio.Task[_Opening]) -> None:
     if not task.cancelled() and task.exception() is None:
         task.result().transport.abort()
 
 
-async def _connect(address: Address, timeout_s: float, send_buffer_bytes: int) -> "_Opening":
+async def _connect(address: Address, timeout_s: float, send_buffer_bytes: int) -> _Opening:
     """Connect to one address. Raises AddressFailed or ConnectTimeout."""
     # Not by a socket of our own: uvloop would close its descriptor, and leave us the stale number,
     # if the peer hung up before it had taken the socket over. Somebody else's would be closed next.
     loop = asyncio.get_running_loop()
+    opening = _Opening()
     try:
         async with asyncio.timeout(timeout_s):
-            transport, opening = await loop.create_connection(
-                _Opening, address.host, address.port, family=address.family
+            transport, _ = await loop.create_connection(
+                lambda: opening, address.host, address.port, family=address.family
             )
     except TimeoutError as error:  # ours, or the kernel's own ETIMEDOUT
         raise ConnectTimeout from error
     except OSError as error:
         raise AddressFailed(error) from error
+    except BaseException:
+        # uvloop never says connection_lost to one that is cancelled as it is made: the two would be a cycle.
+        opening.__dict__.pop("transport", None)
+        raise
     try:
         opening.check()
         _set_options(transport, send_buffer_bytes)
@@ -238,36 +274,6 @@ async def _connect(address: Address, timeout_s: float, send_buffer_bytes: int) -
         transport.abort()
         raise AddressFailed(error) from error
     return opening
-
-
-class _Opening(asyncio.Protocol):
-    """Holds a connection until the race is decided, and what the peer did meanwhile."""
-
-    transport: asyncio.Transport
-
-    def __init__(self) -> None:
-        self.early: list[bytes] = []
-        self.error: OSError | None = None
-
-    def check(self) -> None:
-        """Raise OSError if the peer hung up meanwhile."""
-        if self.error is not None:
-            raise self.error
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self.transport = cast("asyncio.Transport", transport)
-
-    def data_received(self, data: bytes) -> None:
-        self.early.append(data)
-
-    def eof_received(self) -> None:
-        self.error = ConnectionResetError(errno.ECONNRESET, "closed as soon as it was made")
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        if isinstance(exc, OSError):
-            self.error = exc
-        else:
-            self.eof_received()
 
 
 def _set_options(transport: asyncio.Transport, send_buffer_bytes: int) -> None:

@@ -25,6 +25,7 @@ cdef class NodeConnection(_Base):
     cdef public long long answer_bytes
     cdef public int interim
     cdef public bint is_head_request
+    cdef public bint request_complete
     cdef public bint message_ended
     cdef public bint is_validated
     cdef public bint is_paused
@@ -41,6 +42,7 @@ cdef class NodeConnection(_Base):
     cpdef close(self)
     cpdef start(self, ExchangeEvents exchange, bytes head, bytes body, bint is_head_request)
     cpdef send(self, bytes data)
+    cdef _said_goodbye(self)
     cdef _fail(self, error)
     @cython.locals(start=Py_ssize_t, end=Py_ssize_t, complete=bint, head=ResponseHead, framer=BodyFramer, exchange=ExchangeEvents)
     cdef _read_answer(self, bytes data)

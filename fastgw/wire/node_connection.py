@@ -73,6 +73,7 @@ class NodeConnection(_Base, asyncio.Protocol):
         self.answer_bytes = 0
         self.interim = 0
         self.is_head_request = False
+        self.request_complete = True
         self.message_ended = False
         self.is_validated = True
         self.is_paused = False
@@ -89,7 +90,7 @@ class NodeConnection(_Base, asyncio.Protocol):
         self.transport = transport
         transport.set_write_buffer_limits(WRITE_HIGH, WRITE_LOW)
         self.parser = httptools.HttpResponseParser(self)
-        self.born = monotonic()
+        self.born = self.idle_since = monotonic()
         if self.tls is None:
             self.state = _IDLE
         else:
@@ -144,7 +145,7 @@ class NodeConnection(_Base, asyncio.Protocol):
 
     def connection_lost(self, error: Exception | None) -> None:
         self._ended(error)
-        self.parser = None  # it refers back to this object
+        self.parser = self.transport = None  # they refer back to this object
         self.is_paused = False
 
     def _ended(self, error: Exception | None) -> None:
@@ -203,7 +204,8 @@ class NodeConnection(_Base, asyncio.Protocol):
     def start(self, exchange: ExchangeEvents, head: bytes, body: bytes | None, is_head_request: bool) -> None:
         """Send a request and hand its answer to ``exchange``.
 
-        ``body`` is the whole body, or None when there is none or it comes through ``send``.
+        ``body`` is the whole body, or None when there is none. One that comes through ``send``
+        later is said to be outstanding by ``request_complete``, which the exchange sets.
         """
         if self.state == _CLOSED:
             # Lost between being ready and being used: nothing of the request was written.
@@ -211,6 +213,7 @@ class NodeConnection(_Base, asyncio.Protocol):
             return
         self.exchange = exchange
         self.state = _BUSY
+        self.request_complete = True
         self.head = None
         self.is_head_request = is_head_request
         self.answer_bytes = 0
@@ -259,8 +262,7 @@ class NodeConnection(_Base, asyncio.Protocol):
                 self.transport.write(out)
             if not data:
                 if tls.at_eof:
-                    self._ended(None)
-                    self.transport.close()
+                    self._said_goodbye()
                 return
         if self.exchange is None:
             # Nothing was asked: a late 408, a goodbye, or somebody else's answer.
@@ -280,8 +282,16 @@ class NodeConnection(_Base, asyncio.Protocol):
                 self._fail(error)
             return
         if tls is not None and tls.at_eof and self.state != _CLOSED:
-            self._ended(None)
-            self.transport.close()
+            self._said_goodbye()
+
+    def _said_goodbye(self) -> None:
+        """The node sent its close_notify: answer it, servers wait for ours."""
+        self._ended(None)
+        assert self.tls is not None
+        goodbye = self.tls.shutdown()
+        if goodbye:
+            self.transport.write(goodbye)
+        self.transport.close()
 
     def _fail(self, error: NodeError) -> None:
         exchange = self.exchange
@@ -355,6 +365,8 @@ class NodeConnection(_Base, asyncio.Protocol):
         reusable = (
             end == len(data)
             and head.keep_alive
+            # What is left of this request would be taken for the beginning of the next.
+            and self.request_complete
             and not self.is_paused
             and not self._is_unsent()
             and not (self.tls is not None and self.tls.at_eof)

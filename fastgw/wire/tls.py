@@ -170,7 +170,7 @@ class TlsContext:
 def _trust_system(context: ssl.SSLContext) -> None:
     context.load_default_certs()
     paths = ssl.get_default_verify_paths()
-    if paths.cafile is None and paths.capath is None and not context.cert_store_stats()["x509_ca"]:
+    if not (paths.cafile or paths.capath or context.cert_store_stats()["x509_ca"]):
         for bundle in BUNDLES:
             if Path(bundle).is_file():
                 context.load_verify_locations(cafile=bundle)
@@ -180,9 +180,11 @@ def _trust_system(context: ssl.SSLContext) -> None:
 class TlsSession:
     """One connection's TLS state.  ``TlsContext.new_session()`` makes it.
 
-    The owner of the transport sends ``start()``; then, for every piece that arrives, calls ``feed()``
-    and, until ``established``, ``handshake()``, after that ``read()``; and sends what ``outgoing()``
-    has after each of them: handshake flights, key updates, alerts (also after a failure).
+    The owner of the transport sends ``start()``; then, for every piece that arrives, calls ``feed()``,
+    ``handshake()`` until it is ``established``, and from then on ``read()`` (at once: the last flight
+    may have data behind it); and sends what ``outgoing()`` has after that: handshake flights, key
+    updates, alerts (also after a failure). At ``at_eof`` it should send ``shutdown()`` and close,
+    since servers wait for that.
 
     Attributes:
         established: the handshake is done and the peer verified.

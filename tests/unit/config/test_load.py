@@ -50,7 +50,7 @@ def test_files_that_are_not_there_or_not_files_are_refused(tmp_path: Path) -> No
     assert "not a file name" in refused(Path("a\0b"))
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
+@pytest.mark.skipif(os.geteuid() == 0, reason="not applicable: root may read everything")
 def test_a_file_without_permission_is_refused(tmp_path: Path) -> None:
     file = tmp_path / "private.yaml"
     file.write_text("services: []")

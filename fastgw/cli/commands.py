@@ -1,0 +1,139 @@
+"""Every command and every flag. What a command does is in a module that is imported when it runs."""
+
+import sys
+from typing import Any
+
+import click
+
+from fastgw._version import __version__
+from fastgw.cli import options
+from fastgw.cli.options import admin_address, canonical_address, option, parsed
+
+
+class RunByDefault(click.Group):
+    """``fastgw`` alone, or with flags only, is ``fastgw run``."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        own = {name for param in self.get_params(ctx) for name in param.opts}
+        if not args or (args[0].startswith("-") and args[0].partition("=")[0] not in own):
+            args = ["run", *args]
+        return super().parse_args(ctx, args)
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(self.commands)  # in the order of this file
+
+
+@click.group(cls=RunByDefault, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="fastgw", message="%(prog)s %(version)s")
+def main() -> None:
+    """A failover gateway for LLM traffic: while one provider can answer, the caller gets its answer.
+
+    Without a command: run.
+    """
+
+
+@main.command()
+@options.config_file
+@option(
+    "--listen", callback=parsed(canonical_address), multiple=True, metavar="ADDRESS",
+    help="Where clients connect: HOST:PORT, [IPv6]:PORT, unix:PATH or fd:NUMBER. May be repeated. "
+    "[default: 127.0.0.1:9080]",
+)  # fmt: skip
+@option(
+    "--admin", callback=parsed(admin_address), metavar="ADDRESS|off",
+    help="Where operators connect, or off. [default: 127.0.0.1:9180]",
+)  # fmt: skip
+@option(
+    "--admin-token-file", type=options.FILE, metavar="FILE",
+    help="The token that the admin port asks for; or put it into FASTGW_ADMIN_TOKEN.",
+)  # fmt: skip
+@option("--workers", type=click.IntRange(min=1), default=1, help="Worker processes; only 1 is supported yet.")
+@options.profile
+@options.log_level
+@options.log_format
+@option("--access-log", metavar="-|FILE|off", help="One line per request. [default: -, standard output]")
+@option(
+    "--drain", type=click.FloatRange(min=0, max=86400), metavar="SECONDS",
+    help="How long requests may take to finish when the gateway is told to end. [default: 30]",
+)  # fmt: skip
+@options.connect_to
+@options.ca_file
+def run(workers: int, **flags: Any) -> None:
+    """Run the gateway.
+
+    Without a configuration and without keys it runs against built-in, simulated providers.
+    """
+    if workers > 1:
+        raise click.UsageError("--workers: more than 1 is not supported yet")
+    from fastgw.cli import process
+    from fastgw.cli.overrides import Overrides
+
+    sys.exit(process.run(Overrides.from_flags(**flags)))
+
+
+@main.command()
+@options.config_file
+@option("--format", "form", type=click.Choice(["text", "json", "github"]), default="text",
+        help="text for people, json for programs, github for annotations in a workflow.")  # fmt: skip
+@options.profile
+@option("--listen", callback=parsed(canonical_address), multiple=True, metavar="ADDRESS",
+        help="Check as if run with this --listen.")  # fmt: skip
+def check(file: str | None, form: str, profile: str | None, listen: tuple[str, ...]) -> None:
+    """Check a configuration and start nothing: every mistake at once, with its file:line:column.
+
+    Ends with 1 if there is a mistake.
+    """
+    from fastgw.cli import check as checking
+    from fastgw.cli.overrides import Overrides
+
+    sys.exit(checking.run(Overrides.from_flags(file=file, profile=profile, listen=listen), form))
+
+
+@main.command()
+def schema() -> None:
+    """Print the JSON Schema of the configuration, for editors."""
+    import json
+
+    from fastgw.config import json_schema
+
+    click.echo(json.dumps(json_schema(), indent=2))
+
+
+@main.command()
+@option("--host", default="127.0.0.1", show_default=True, help="The address the providers listen on.")
+@option("--port-openai", type=click.IntRange(0, 65535), default=9443, show_default=True,
+        help="Of the simulated api.openai.com; 0: any free one.")  # fmt: skip
+@option("--port-deepseek", type=click.IntRange(0, 65535), default=9444, show_default=True,
+        help="Of the simulated api.deepseek.com; 0: any free one.")  # fmt: skip
+@option("--control", type=click.IntRange(0, 65535), default=9990, show_default=True,
+        help="The port on 127.0.0.1 where faults are switched; 0: any free one.")  # fmt: skip
+@option("--article", is_flag=True, help="Also accept LLM-API-KEY, the key in examples/article.yaml.")
+@option("--ca-dir", type=click.Path(file_okay=False), metavar="DIR",
+        help="Where the certificates are kept. [default: the user's cache directory]")  # fmt: skip
+@options.log_level
+@options.log_format
+def simulate(**flags: Any) -> None:
+    """Run only the simulated providers, to be broken at will."""
+    from fastgw.cli import simulate as simulating
+
+    sys.exit(simulating.run(**flags))
+
+
+@main.command()
+@option("--plain", is_flag=True, help="Lines instead of a live picture, as when output is no terminal.")
+@option("--scale", type=click.FloatRange(min=0.01, max=10), default=1.0, hidden=True,
+        envvar="FASTGW_DEMO_SCALE", help="Of the time each scene takes.")  # fmt: skip
+def demo(plain: bool, scale: float) -> None:
+    """Show the failover in about a minute: a provider breaks in many ways, the callers do not notice.
+
+    Ends with 0 only if no caller saw an error.
+    """
+    from fastgw.cli import demo as demonstration
+
+    sys.exit(demonstration.run(is_plain=plain, scale=scale))
+
+
+@main.command()
+def version() -> None:
+    """Print the version."""
+    click.echo(f"fastgw {__version__}")

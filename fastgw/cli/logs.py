@@ -1,0 +1,150 @@
+"""The operational log: one line per record on standard error, as text or JSON, never with a key in it.
+
+Lines are written by a thread of their own, so that a terminal or pipe that takes no more holds up no
+request; when too many wait, further ones are dropped and counted. What looks like a key is masked in
+the finished line, tracebacks included: nothing should ever put one there, this is the net below.
+"""
+
+import json
+import logging
+import os
+import re
+import sys
+import threading
+import time
+from collections.abc import Callable
+from queue import SimpleQueue
+from typing import Any, Final
+
+MAX_WAITING: Final = 4096  # lines
+MAX_LINE_CHARS: Final = 64 * 1024
+
+_KEY = re.compile(r"\bsk-[\w-]{6,}")
+_CREDENTIAL = re.compile(r"\b(bearer|basic)(\s+|%20|\+)[\w.~+/=-]{8,}", re.IGNORECASE)
+
+
+def mask(text: str) -> str:
+    """The text with what looks like a key hidden."""
+    return _CREDENTIAL.sub(r"\1\2***", _KEY.sub("sk-***", text))
+
+
+def _printable(text: str) -> str:
+    """Line breaks stay; whatever else could move a terminal's cursor or turn its text is escaped."""
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() or c == "\n" else f"\\u{ord(c):04x}" for c in text)
+
+
+def _utc(seconds: float) -> str:
+    whole = int(seconds)
+    return f"{time.strftime('%Y-%m-%dT%H:%M:%S', time.gmtime(whole))}.{int((seconds - whole) * 1000):03d}Z"
+
+
+class TextFormatter(logging.Formatter):
+    """``time level logger: message``; lines after the first are indented, so no record forges another."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        text = record.getMessage()
+        if record.exc_info:
+            text += "\n" + self.formatException(record.exc_info)
+        if record.stack_info:
+            text += "\n" + record.stack_info
+        line = f"{_utc(record.created)} {record.levelname.lower():7} {record.name}: {text[:MAX_LINE_CHARS]}"
+        return mask(_printable(line)).replace("\n", "\n    ")
+
+
+class JsonFormatter(logging.Formatter):
+    """One object per line: time, level, logger, message, and ``exception`` where there is one.
+
+    Further fields come from ``extra={"fields": {...}}``.
+    """
+
+    def format(self, record: logging.LogRecord) -> str:
+        entry: dict[str, Any] = {
+            "time": _utc(record.created),
+            "level": record.levelname.lower(),
+            "logger": record.name,
+            "message": mask(record.getMessage()[:MAX_LINE_CHARS]),
+        }
+        if record.exc_info:
+            entry["exception"] = mask(self.formatException(record.exc_info)[:MAX_LINE_CHARS])
+        fields = getattr(record, "fields", None)
+        if isinstance(fields, dict):
+            entry |= fields
+        return mask(json.dumps(entry, default=str))
+
+
+FORMATTERS: Final[dict[str, Callable[[], logging.Formatter]]] = {"text": TextFormatter, "json": JsonFormatter}
+
+
+class StderrHandler(logging.Handler):
+    """Hands finished lines to a thread that writes them to standard error."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.dropped = 0
+        self._queue: SimpleQueue[str | threading.Event] = SimpleQueue()
+        self._thread: threading.Thread | None = None
+
+    def emit(self, record: logging.LogRecord) -> None:
+        try:
+            if self._queue.qsize() >= MAX_WAITING:
+                self.dropped += 1
+                return
+            self._queue.put(self.format(record))
+        except Exception:  # whatever a log record holds, it must not hurt who wrote it
+            self.handleError(record)
+            return
+        if self._thread is None:
+            self._thread = threading.Thread(target=self._run, name="log", daemon=True)
+            self._thread.start()
+
+    def _run(self) -> None:
+        while True:
+            item = self._queue.get()
+            if isinstance(item, threading.Event):
+                item.set()
+            else:
+                self._write(item)
+
+    @staticmethod
+    def _write(line: str) -> None:
+        data = memoryview((line + "\n").encode(errors="backslashreplace"))
+        try:
+            while data:
+                data = data[os.write(2, data) :]
+        except OSError:
+            pass  # nobody listens any more
+
+    def wait_until_written(self, timeout_s: float) -> bool:
+        """Wait for the lines so far; False if they were not taken in time."""
+        if self._thread is None:
+            return True
+        written = threading.Event()
+        self._queue.put(written)
+        return written.wait(timeout_s)
+
+
+_handler: StderrHandler | None = None
+
+
+def configure(level: str, form: str) -> None:
+    """Log from this level on, in this form. May be called again."""
+    global _handler
+    root = logging.getLogger()
+    if _handler is None:
+        _handler = StderrHandler()
+        root.addHandler(_handler)
+        root.setLevel(logging.WARNING)  # other packages' chatter is not ours
+        logging.captureWarnings(True)
+        logging.raiseExceptions = False
+    _handler.setFormatter(FORMATTERS[form]())
+    logging.getLogger("fastgw").setLevel(level.upper())
+
+
+def close(timeout_s: float = 2.0) -> None:
+    """Write what waits, before the process ends."""
+    if _handler is not None:
+        _handler.wait_until_written(timeout_s)
+        if _handler.dropped:
+            sys.stderr.write(f"fastgw: {_handler.dropped} lines of the log were dropped\n")

@@ -1,0 +1,18 @@
+import cython
+
+from .exchanges cimport Exchanges
+
+
+cdef class HeldBody:
+    cdef public Exchanges exchanges
+    cdef public bytes data
+    cdef public list pieces
+    cdef public long long size
+    cdef public long long held
+
+    cpdef add(self, bytes piece)
+    @cython.locals(exchanges=Exchanges)
+    cpdef bint is_too_large(self, long long content_length) except -1
+    cpdef join(self)
+    cpdef list take(self)
+    cpdef drop(self)

@@ -1,0 +1,110 @@
+"""A gateway in a process of its own: ``python gateway_process.py JSON``.
+
+The argument is an object with ``config`` (a file), ``connect_to`` and ``ca_file`` of the simulation,
+and maybe ``access_log`` and ``drain_s``. When it listens it prints one line of JSON with its ports.
+SIGTERM drains and ends it, SIGHUP reloads; the end of its standard input ends it at once, so that
+it never outlives the test.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import uvloop
+
+from fastgw.access_log import AccessLog
+from fastgw.admin import Admin
+from fastgw.config import load
+from fastgw.gateway import Gateway, Settings
+from fastgw.server import Address, on_signals
+
+
+class Process:
+    """A running gateway process, as its test sees it."""
+
+    def __init__(self, popen: subprocess.Popen[bytes], ports: dict[str, int]) -> None:
+        self.popen = popen
+        self.pid = popen.pid
+        self.port = ports["port"]
+        self.admin_port = ports["admin_port"]
+
+    def signal(self, number: signal.Signals) -> None:
+        self.popen.send_signal(number)
+
+    def wait(self, limit_s: float = 60) -> int:
+        return self.popen.wait(limit_s)
+
+    def open_files(self) -> int:
+        return len(os.listdir(f"/proc/{self.pid}/fd"))
+
+    def resident_bytes(self) -> int:
+        fields = Path(f"/proc/{self.pid}/statm").read_text().split()
+        return int(fields[1]) * os.sysconf("SC_PAGE_SIZE")
+
+
+@contextmanager
+def gateway_process(options: dict[str, Any], *, errors: Path, python: tuple[str, ...] = ()) -> Iterator[Process]:
+    """Start one; it is gone at the end. What it says on standard error is in ``errors``."""
+    with errors.open("wb") as stderr:
+        popen = subprocess.Popen(
+            [sys.executable, *python, __file__, json.dumps(options)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=stderr,
+            env={**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)},
+        )
+    with popen:
+        assert popen.stdout is not None
+        try:
+            line = popen.stdout.readline()
+            assert line, errors.read_text()
+            yield Process(popen, json.loads(line))
+        finally:
+            popen.kill()
+
+
+async def serve(options: dict[str, Any]) -> None:
+    def configuration() -> Any:
+        return load(options["config"], env=options.get("env", {}))
+
+    log = AccessLog(options["access_log"], "json") if options.get("access_log") else None
+    gateway = Gateway(
+        configuration(),
+        Settings(
+            listen=("127.0.0.1:0",),
+            connect_to=tuple(tuple(entry) for entry in options["connect_to"]),
+            ca_file=options["ca_file"],
+            forwards_simulator_fields=True,
+        ),
+        reload_config=configuration,
+        access_log=log,
+    )
+    await gateway.start()
+    admin = Admin(gateway)
+    await admin.start(Address.parse("127.0.0.1:0"))
+    assert admin.address is not None
+
+    loop = asyncio.get_running_loop()
+    ended = asyncio.Event()
+    on_signals({signal.SIGTERM: ended.set, signal.SIGHUP: lambda: None if gateway.reload() else None})
+    loop.add_reader(sys.stdin.fileno(), lambda: None if os.read(0, 1) else os._exit(9))
+    print(json.dumps({"port": gateway.addresses[0].port, "admin_port": admin.address.port}), flush=True)
+    await ended.wait()
+    await gateway.drain(options.get("drain_s"))
+    await gateway.close()
+    loop.remove_reader(sys.stdin.fileno())
+    if log is not None:
+        log.close()
+
+
+if __name__ == "__main__":
+    uvloop.run(serve(json.loads(sys.argv[1])))

@@ -1,0 +1,123 @@
+"""The operational log: its lines, and what must not be in them."""
+
+import json
+import logging
+import os
+import threading
+
+import pytest
+
+from fastgw.cli import logs
+from fastgw.cli.logs import JsonFormatter, StderrHandler, TextFormatter, mask
+
+KEY = "sk-proj-0a1b2c3d4e"
+
+
+def record(message: str, *arguments: object, error: BaseException | None = None) -> logging.LogRecord:
+    info = (type(error), error, error.__traceback__) if error is not None else None
+    made = logging.LogRecord("fastgw.x", logging.WARNING, "file", 1, message, arguments, info)
+    made.created = 1_700_000_000.25
+    return made
+
+
+@pytest.mark.parametrize(
+    ("text", "masked"),
+    [
+        (f"the key {KEY}.", "the key sk-***."),
+        ("Authorization: Bearer abcdefgh1234", "Authorization: Bearer ***"),
+        ("basic  dXNlcjpwYXNz", "basic  ***"),
+        ("a bearer of news", "a bearer of news"),
+        ("nothing to hide", "nothing to hide"),
+    ],
+)
+def test_what_looks_like_a_key_is_masked(text: str, masked: str) -> None:
+    assert mask(text) == masked
+
+
+def test_a_text_line_has_time_level_logger_and_message() -> None:
+    assert TextFormatter().format(record("it is %s", "late")) == (
+        "2023-11-14T22:13:20.250Z warning fastgw.x: it is late"
+    )
+
+
+def test_no_message_can_forge_a_line_or_move_the_cursor() -> None:
+    line = TextFormatter().format(record("a\n2023-11-14T22:13:20Z error fastgw: b\x1b[2J\u202ec\r"))
+    first, second = line.split("\n")
+    assert first.endswith(": a")
+    assert second == "    2023-11-14T22:13:20Z error fastgw: b\\u001b[2J\\u202ec\\u000d"
+
+
+@pytest.mark.parametrize("formatter", [TextFormatter(), JsonFormatter()])
+def test_a_key_in_a_traceback_is_masked(formatter: logging.Formatter) -> None:
+    try:
+        raise ValueError(f"refused: {KEY}")
+    except ValueError as error:
+        line = formatter.format(record("failed", error=error))
+    assert "ValueError: refused: sk-***" in line
+    assert KEY not in line
+
+
+def test_a_json_line_is_one_object_with_the_fields_it_was_given() -> None:
+    made = record("started\nwell %s", KEY)
+    made.fields = {"listen": ["http://127.0.0.1:1"]}
+    line = JsonFormatter().format(made)
+    assert "\n" not in line
+    assert json.loads(line) == {
+        "time": "2023-11-14T22:13:20.250Z",
+        "level": "warning",
+        "logger": "fastgw.x",
+        "message": "started\nwell sk-***",
+        "listen": ["http://127.0.0.1:1"],
+    }
+
+
+@pytest.fixture
+def pipe(monkeypatch: pytest.MonkeyPatch) -> tuple[int, int]:
+    """A pipe in the place of standard error: (read end, write end)."""
+    reading, writing = os.pipe()
+    real = os.write
+    monkeypatch.setattr(logs.os, "write", lambda fd, data: real(writing if fd == 2 else fd, data))
+    return reading, writing
+
+
+def test_lines_are_written_in_order(pipe: tuple[int, int]) -> None:
+    handler = StderrHandler()
+    handler.setFormatter(TextFormatter())
+    for number in range(50):
+        handler.handle(record("line %d", number))
+    assert handler.wait_until_written(10)
+    os.close(pipe[1])
+    with open(pipe[0], "rb") as written:
+        assert [int(line.split()[-1]) for line in written] == list(range(50))
+
+
+def test_a_reader_that_stands_still_holds_up_nobody_and_lines_are_counted(
+    pipe: tuple[int, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(logs, "MAX_WAITING", 10)
+    go_on = threading.Event()
+    real = StderrHandler._write
+    monkeypatch.setattr(StderrHandler, "_write", staticmethod(lambda line: (go_on.wait(10), real(line))))
+    handler = StderrHandler()
+    handler.setFormatter(TextFormatter())
+    for number in range(30):
+        handler.handle(record("line %d", number))
+    assert 19 <= handler.dropped <= 20  # one line may be in the writer's hands
+    assert not handler.wait_until_written(0.01)
+    go_on.set()
+    assert handler.wait_until_written(10)
+    os.close(pipe[1])
+    with open(pipe[0], "rb") as written:
+        assert len(written.readlines()) == 30 - handler.dropped
+
+
+def test_a_record_that_cannot_be_formatted_hurts_nobody(
+    pipe: tuple[int, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(logging, "raiseExceptions", False)
+    handler = StderrHandler()
+    handler.setFormatter(TextFormatter())
+    handler.handle(record("%d", "no number"))
+    assert handler.wait_until_written(10)
+    os.close(pipe[1])
+    os.close(pipe[0])
