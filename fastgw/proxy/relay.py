@@ -100,6 +100,8 @@ class Relay:
             kind = scanner.kind
             if kind & _MALFORMED:
                 self.malformed += 1
+                if self.malformed > MALFORMED_EVENTS:
+                    break
             else:
                 kept.append(content[start:end])
             if kind & _ERROR:

@@ -375,7 +375,7 @@ class ClientConnection(_Base, asyncio.Protocol):
         self.answer_begun = False
         if self.state == _CLOSED:
             return
-        if not keep_alive:
+        if not keep_alive or self.listener.is_draining:
             self._close_politely()
             return
         self.state = _IDLE
