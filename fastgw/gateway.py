@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import logging
+import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
@@ -35,6 +36,7 @@ from .config.model import (
 )
 from .errors import ConfigError, FastgwError
 from .llm.dialect import ModelMap
+from .llm.usage import Usage, usage_of
 from .plugins.key_auth import KeyAuth
 from .plugins.proxy_rewrite import ProxyRewrite
 from .proxy.exchange import Exchange
@@ -163,7 +165,7 @@ class Gateway:
             max_body_bytes=process.max_body_bytes,
         )
         self._config = config
-        self._contexts: dict[str | None, TlsContext] = {}
+        self._contexts: dict[str | None, tuple[tuple[int, ...], TlsContext]] = {}
         self.resolver: Resolver | None = None
         self.generation: Generation | None = None
         self.dispatcher: Dispatcher | None = None
@@ -251,7 +253,7 @@ class Gateway:
             logger.warning("drain limit reached: interrupting %d requests", len(self.exchanges.live))
             self.exchanges.interrupt_all()
         # What was written last is still on its way to the clients.
-        while self.server.connections() and monotonic() < deadline + 1.0:
+        while self.server.clients() and monotonic() < deadline + 1.0:
             await asyncio.sleep(0.02)
         return clean
 
@@ -361,7 +363,12 @@ class Gateway:
         upstream = route.upstream
         if upstream is None:
             return None
-        key = upstream.id or upstream.name
+        # An upstream that is written inside a route or a service has the id of that one, and an own
+        # one may have the same: they must not be taken for each other.
+        owner = upstream.mark.path.partition("[")[0] if upstream.mark is not None else "upstreams"
+        key = f"/{owner}/{upstream.id or upstream.name}"
+        while key in generation.upstreams and generation.upstreams[key].config is not upstream:
+            key += "'"
         if key not in generation.upstreams:
             generation.upstreams[key] = self._build_upstream(key, upstream, config, generation, old)
         return generation.upstreams[key]
@@ -373,10 +380,13 @@ class Gateway:
         pools = []
         for node_config in config.nodes:
             node_key = (key, node_config.host, node_config.port)
-            node = self._node(node_config, old.nodes.get(node_key) if old is not None else None)
+            known = old.nodes.get(node_key) if old is not None else None
+            if old is not None and has_new_key(key, node_config, old):
+                known = None  # what was found out about the old key says nothing of this one
+            node = self._node(node_config, known)
             generation.nodes[node_key] = node
             nodes.append(node)
-            pools.append(self._pool(node_config, config, generation, old))
+            pools.append(self._pool(node_config, config, whole, generation, old))
         policy = health_policy(config, whole)
         upstream = Upstream(
             nodes,
@@ -408,23 +418,37 @@ class Gateway:
         )
 
     def _tls(self, ca_file: str | None) -> TlsContext:
-        if ca_file not in self._contexts:
-            self._contexts[ca_file] = TlsContext(ca_file)
-        return self._contexts[ca_file]
+        """Whom to trust, read anew when the file has changed."""
+        stamp: tuple[int, ...] = ()
+        if ca_file is not None:
+            status = os.stat(ca_file)
+            stamp = (status.st_mtime_ns, status.st_size, status.st_ino)
+        known = self._contexts.get(ca_file)
+        if known is None or known[0] != stamp:
+            known = self._contexts[ca_file] = (stamp, TlsContext(ca_file))
+        return known[1]
 
     def _pool(
-        self, node: NodeConfig, upstream: UpstreamConfig, generation: Generation, old: Generation | None
+        self,
+        node: NodeConfig,
+        upstream: UpstreamConfig,
+        whole: Config,
+        generation: Generation,
+        old: Generation | None,
     ) -> Pool:
         assert self.resolver is not None
-        ca_file = self._ca_file(node, upstream)
         is_tls = upstream.scheme in ("https", "grpcs")
-        server_name = host_for(node, upstream).partition(b":")[0].decode() or node.host
+        # The context is part of the key: connections made under another trust are not used again.
+        tls = self._tls(self._ca_file(node, upstream, whole)) if is_tls else None
+        server_name = node.host
+        if upstream.pass_host == "rewrite" and upstream.upstream_host:
+            server_name = split_port(upstream.upstream_host)
         settings = PoolSettings(
             size=upstream.keepalive.size,
             idle_timeout_s=upstream.keepalive.idle_timeout_s,
             requests=upstream.keepalive.requests,
         )
-        key = (node.host, node.port, is_tls, ca_file, server_name, settings)
+        key = (node.host, node.port, tls, server_name, settings)
         pool = generation.pools.get(key)
         if pool is None and old is not None:
             pool = old.pools.get(key)
@@ -433,15 +457,15 @@ class Gateway:
                 self.resolver,
                 node.host,
                 node.port,
-                tls=self._tls(ca_file) if is_tls else None,
+                tls=tls,
                 server_name=server_name,
                 settings=settings,
             )
         generation.pools[key] = pool
         return pool
 
-    def _ca_file(self, node: NodeConfig, upstream: UpstreamConfig) -> str | None:
-        return node.ca_file or upstream.ca_file or self._config.process.ca_file or self.settings.ca_file
+    def _ca_file(self, node: NodeConfig, upstream: UpstreamConfig, whole: Config) -> str | None:
+        return node.ca_file or upstream.ca_file or whole.process.ca_file or self.settings.ca_file
 
     def _build_prober(self, built: BuiltUpstream, whole: Config) -> None:
         check = built.config.active
@@ -453,7 +477,7 @@ class Gateway:
             host = config.host if is_named or not check.host else check.host
             if built.config.pass_host == "rewrite" and built.config.upstream_host:
                 host = built.config.upstream_host
-            tls = self._tls(self._ca_file(config, built.config)) if check.type == "https" else None
+            tls = self._tls(self._ca_file(config, built.config, whole)) if check.type == "https" else None
             pool = Pool(
                 self.resolver,
                 config.host,
@@ -590,7 +614,8 @@ class Gateway:
         if log is None:
             return
         now = monotonic()
-        scanner = exchange.relay.scanner if exchange.relay is not None else None
+        usage = usage_in(exchange)
+        tokens = (usage.prompt_tokens, usage.completion_tokens)
         log.record(
             Entry(
                 time=time.time(),
@@ -604,8 +629,8 @@ class Gateway:
                 duration_s=now - exchange.started_at,
                 ttft_s=exchange.first_content_at - exchange.started_at if exchange.first_content_at else None,
                 model_asked=exchange.facts.model if exchange.facts is not None else None,
-                model_used=scanner.model if scanner is not None else None,
-                tokens=None,
+                model_used=usage.model,
+                tokens=tokens if None not in tokens else None,
                 attempts=tuple(exchange.records),
                 consumer=exchange.consumer,
                 note=exchange.note or None,
@@ -672,9 +697,9 @@ class Gateway:
         pools = generation.pools.values() if generation is not None else ()
         return {
             "tasks": len(asyncio.all_tasks()),
-            "timers": timers(),
+            "timers": set_timers(),
             "exchanges": len(self.exchanges.live),
-            "client_connections": self.server.connections(),
+            "client_connections": self.server.clients(),
             "node_connections": {
                 name: sum(pool.counts()[name] for pool in pools) for name in ("idle", "busy", "dialling")
             },
@@ -697,9 +722,22 @@ class Gateway:
         }
 
 
-def timers() -> int:
+def usage_in(exchange: Exchange) -> Usage:
+    """What the answer of a finished exchange said it cost; read for the log only."""
+    if not exchange.plan.is_llm or not 200 <= exchange.status < 300:
+        return Usage()
+    scanner = exchange.relay.scanner if exchange.relay is not None else None
+    if scanner is None:
+        return usage_of(exchange.answer or b"")
+    usage = usage_of(scanner.usage_data or b"")
+    return replace(usage, model=scanner.model or usage.model)
+
+
+def set_timers() -> int:
     """Timers that are set. uvloop has no list of its own, but each of them is an object."""
-    return sum(1 for item in gc.get_objects() if type(item).__name__ == "TimerHandle" and not item.cancelled())
+    return sum(
+        1 for item in gc.get_objects() if type(item).__name__ == "TimerHandle" and not item.cancelled()
+    )
 
 
 # --- From configuration values to policies ----------------------------------------------------
@@ -707,6 +745,25 @@ def timers() -> int:
 
 def is_ip(host: str) -> bool:
     return ":" in host or host.replace(".", "").isdigit()
+
+
+def has_new_key(upstream: str, node: NodeConfig, old: Generation) -> bool:
+    """Are the node's credentials others than they were?"""
+    built = old.upstreams.get(upstream)
+    if built is None:
+        return False
+    return any(
+        (known.host, known.port) == (node.host, node.port)
+        and (known.auth_headers, known.auth_query) != (node.auth_headers, node.auth_query)
+        for known in built.config.nodes
+    )
+
+
+def split_port(host: str) -> str:
+    """A Host without its port; brackets of an IPv6 address stay off."""
+    if host.startswith("["):
+        return host[1:].partition("]")[0]
+    return host if host.count(":") > 1 else host.partition(":")[0]
 
 
 def host_for(node: NodeConfig, upstream: UpstreamConfig) -> bytes:

@@ -145,19 +145,40 @@ class Ticker:
             self._timer = self._loop.call_later(self.interval_s * 10, self._tick)
 
 
+@dataclass(slots=True)
+class _Listening:
+    """One address that is listened on."""
+
+    server: asyncio.Server
+    listener: Listener
+    address: Address
+    outlasts_drain: bool
+
+    def close(self) -> None:
+        self.server.close()
+        self.listener.drain()
+        if self.address.path:
+            try:
+                os.unlink(self.address.path)
+            except FileNotFoundError:
+                pass
+
+
 class Server:
     """The listening sockets of one process, each with its ``Listener``."""
 
     def __init__(self) -> None:
-        self._servers: list[tuple[asyncio.Server, Listener, Address]] = []
+        self._listening: list[_Listening] = []
 
     @property
     def listeners(self) -> list[Listener]:
-        return [listener for _, listener, _ in self._servers]
+        return [listening.listener for listening in self._listening]
 
-    async def listen(self, address: Address, listener: Listener) -> Address:
+    async def listen(self, address: Address, listener: Listener, *, outlasts_drain: bool = False) -> Address:
         """Accept connections on an address; returns it with the port that was really taken.
 
+        Args:
+            outlasts_drain: it goes on while the process drains, so that one can see it drain.
         Raises:
             ListenFailed: with the address and the reason.
         """
@@ -169,26 +190,28 @@ class Server:
             server = await loop.create_server(listener.make_connection, sock=sock, backlog=BACKLOG)
             if address.fd < 0:
                 address = Address(host=address.host, port=sock.getsockname()[1])
-        self._servers.append((server, listener, address))
+        self._listening.append(_Listening(server, listener, address, outlasts_drain))
         return address
 
     def stop_accepting(self) -> None:
         """Close the listening sockets; connections go on and close after their answers."""
-        for server, listener, address in self._servers:
-            server.close()
-            listener.drain()
-            if address.path:
-                try:
-                    os.unlink(address.path)
-                except FileNotFoundError:
-                    pass
+        for listening in self._listening:
+            if not listening.outlasts_drain:
+                listening.close()
 
     def abort(self) -> None:
-        for _, listener, _ in self._servers:
-            listener.abort_all()
+        """End everything at once."""
+        for listening in self._listening:
+            listening.close()
+            listening.listener.abort_all()
 
     def connections(self) -> int:
-        return sum(len(listener.connections) for _, listener, _ in self._servers)
+        """All open connections."""
+        return sum(len(listener.connections) for listener in self.listeners)
+
+    def clients(self) -> int:
+        """The connections that a drain waits for."""
+        return sum(len(item.listener.connections) for item in self._listening if not item.outlasts_drain)
 
 
 def on_signals(handlers: dict[signal.Signals, Callable[[], None]]) -> None:

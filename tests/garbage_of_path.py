@@ -178,6 +178,7 @@ def garbage() -> dict[str, int]:
 
 async def main(path: str, ca_dir: Path) -> None:
     run = PATHS[path]
+    asyncio.get_running_loop().slow_callback_duration = 60.0  # what takes long says something of the machine
     async with await start_simulator(ca_dir=ca_dir) as simulator:
         configs: list[Config | None] = []
 

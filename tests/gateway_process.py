@@ -94,6 +94,7 @@ async def serve(options: dict[str, Any]) -> None:
     assert admin.address is not None
 
     loop = asyncio.get_running_loop()
+    loop.slow_callback_duration = 60.0  # -X dev reports what took long, which says something of the machine
     ended = asyncio.Event()
     on_signals({signal.SIGTERM: ended.set, signal.SIGHUP: lambda: None if gateway.reload() else None})
     loop.add_reader(sys.stdin.fileno(), lambda: None if os.read(0, 1) else os._exit(9))

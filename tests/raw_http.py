@@ -38,7 +38,7 @@ class Answer:
 
 def encode(method: str, path: str, headers: Mapping[str, str] | None = None, body: bytes | None = None) -> bytes:
     """A request as bytes. A ``host`` of one's own wins; "" leaves Host out."""
-    fields = {"host": "gateway.test", **(headers or {})}
+    fields = {"host": "127.0.0.1", **(headers or {})}
     if body is not None:
         fields.setdefault("content-type", "application/json")
         fields.setdefault("content-length", str(len(body)))

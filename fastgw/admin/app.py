@@ -7,23 +7,30 @@ with an Origin is refused, and what changes state is a POST.
 from __future__ import annotations
 
 import gc
+import logging
 from collections.abc import Callable
 from hmac import compare_digest
 from typing import Any
 
 import orjson
 
-from ..errors import ClientError, FastgwError
+from ..config.addresses import is_loopback
+from ..errors import BodyTooLarge, ClientError, FastgwError
 from ..gateway import Gateway
 from ..proxy import answers
+from ..proxy.phases import CONTINUE
 from ..server import Address
 from ..wire.client_connection import ClientConnection, Listener
 from ..wire.events import ExchangeEvents
 from ..wire.head import Limits, RequestHead
 from . import healthcheck
 
+logger = logging.getLogger("fastgw.admin")
+
 MAX_CONNECTIONS = 64
+MAX_BODY_BYTES = 64 * 1024  # no endpoint reads one: this much is read away, politely
 OPEN_PATHS = frozenset({"/livez", "/readyz", "/status", "/status/ready"})  # for probes: no token
+OWN_FIELDS = [(b"cache-control", b"no-store"), (b"x-content-type-options", b"nosniff")]
 
 
 class AdminRefused(FastgwError):
@@ -31,24 +38,31 @@ class AdminRefused(FastgwError):
 
 
 class Reply:
-    """What an endpoint answers."""
+    """What an endpoint answers. ``value`` becomes JSON, unless it is bytes already."""
 
-    def __init__(self, status: int, value: Any, content_type: bytes = answers.JSON) -> None:
+    __slots__ = ("body", "fields", "status")
+
+    def __init__(self, status: int, value: Any, fields: tuple[tuple[bytes, bytes], ...] = ()) -> None:
         self.status = status
-        self.body = value if isinstance(value, bytes) else orjson.dumps(value, option=orjson.OPT_INDENT_2) + b"\n"
-        self.content_type = content_type
+        self.body = value if isinstance(value, bytes) else _json(value)
+        self.fields = fields
 
 
-class _Discard(ExchangeEvents):
-    """Reads a request's body away and then answers."""
+class _Request(ExchangeEvents):
+    """One request: reads its body away and then answers."""
 
-    def __init__(self, done: Callable[[], None]) -> None:
-        self.done = done
-        self.seen = 0
+    def __init__(self, admin: Admin, connection: ClientConnection, head: RequestHead) -> None:
+        self.admin = admin
+        self.connection = connection
+        self.head = head
+        self.body_bytes = 0
 
     def on_request_read(self, data: bytes, start: int, end: int, complete: bool) -> None:
-        if complete:
-            self.done()
+        self.body_bytes += end - start
+        if self.body_bytes > MAX_BODY_BYTES:
+            self.admin.refuse(self.connection, BodyTooLarge())
+        elif complete:
+            self.admin.answer(self.connection, self.head)
 
     def on_client_gone(self) -> None:
         pass
@@ -69,8 +83,8 @@ class Admin:
         self.token = token.encode() if token else None
         self.address: Address | None = None
         self.listener = Listener(
-            self._accept,
-            self._refuse,
+            self.accept,
+            self.refuse,
             limits=Limits(4096, 16 * 1024, 64),
             max_connections=MAX_CONNECTIONS,
             head_timeout_s=5.0,
@@ -78,8 +92,8 @@ class Admin:
             keepalive_s=30.0,
         )
         self.get: dict[str, Callable[[], Reply]] = {
-            "/livez": lambda: Reply(200, {"status": "ok"}),
-            "/status": lambda: Reply(200, {"status": "ok"}),
+            "/livez": self._live,
+            "/status": self._live,
             "/readyz": self._ready,
             "/status/ready": self._ready,
             "/debug/counts": lambda: Reply(200, self.gateway.counts()),
@@ -96,31 +110,47 @@ class Admin:
         """Listen. Raises AdminRefused and ListenFailed."""
         if not address.is_loopback and self.token is None:
             raise AdminRefused(f"the admin address {address} is not loopback: set an admin token")
-        self.address = await self.gateway.server.listen(address, self.listener)
+        self.address = await self.gateway.server.listen(address, self.listener, outlasts_drain=True)
         return self.address
 
     # --- Requests -----------------------------------------------------------------------------
 
-    def _accept(self, connection: ClientConnection, head: RequestHead) -> ExchangeEvents | None:
-        def answer() -> None:
-            self._send(connection, head, self._reply(head))
+    def accept(self, connection: ClientConnection, head: RequestHead) -> ExchangeEvents | None:
+        """Begin one request."""
+        if head.content_length > MAX_BODY_BYTES:
+            self.refuse(connection, BodyTooLarge())
+            return None
+        if head.expects_continue:
+            connection.send(CONTINUE)
+        return _Request(self, connection, head)
 
-        return _Discard(answer)
-
-    def _refuse(self, connection: ClientConnection, error: ClientError) -> None:
+    def refuse(self, connection: ClientConnection, error: ClientError) -> None:
+        """Answer what is no request that could be served."""
         body = answers.error_body(str(error), error.kind, error.code)
-        self._send(connection, connection.head, Reply(error.status, body))
+        self._send(connection, connection.head, Reply(error.status, body), closes=error.closes)
 
-    def _send(self, connection: ClientConnection, head: RequestHead | None, reply: Reply) -> None:
-        keep_alive = connection.keeps_alive()
+    def answer(self, connection: ClientConnection, head: RequestHead) -> None:
+        """Answer a request that is whole."""
+        try:
+            reply = self._reply(head)
+        except Exception:
+            logger.exception("an admin request failed")
+            reply = _error(500, "internal_error", "this is a bug; the gateway's log says more")
+        self._send(connection, head, reply)
+
+    @staticmethod
+    def _send(
+        connection: ClientConnection, head: RequestHead | None, reply: Reply, *, closes: bool = False
+    ) -> None:
+        keep_alive = not closes and connection.keeps_alive()
         connection.send(
             answers.answer(
                 reply.status,
                 reply.body,
-                [(b"cache-control", b"no-store"), (b"x-content-type-options", b"nosniff")],
+                [*OWN_FIELDS, *reply.fields],
                 keep_alive=keep_alive,
+                minor_version=head.minor_version if head is not None else 1,
                 is_head=head is not None and head.is_head,
-                content_type=reply.content_type,
             )
         )
         connection.finish(keep_alive)
@@ -128,46 +158,44 @@ class Admin:
     def _reply(self, head: RequestHead) -> Reply:
         path = head.path.decode("latin-1")
         if not self._is_known_host(head.host):
-            return self._error(421, "unknown_host", "this Host is not served here")
-        if head.get(b"origin") is not None:
-            return self._error(403, "cross_origin", "requests of web pages are not served here")
+            return _error(421, "unknown_host", "this Host is not served here")
+        if head.get(b"origin") is not None or head.get(b"sec-fetch-site") in (b"cross-site", b"same-site"):
+            return _error(403, "cross_origin", "requests of web pages are not served here")
         if path not in OPEN_PATHS and not self._is_authorised(head):
-            return self._error(401, "unauthorized", "a bearer token is needed")
-        if head.method in (b"GET", b"HEAD"):
-            if path.startswith("/v1/healthcheck/"):
-                status, value = healthcheck.one(self.gateway, path)
-                return Reply(status, value)
-            endpoint = self.get.get(path)
-        elif head.method == b"POST":
-            endpoint = self.post.get(path)
-        else:
-            endpoint = None
-        if endpoint is None:
-            return self._error(404, "not_found", "no such endpoint")
-        return endpoint()
+            challenge = ((b"www-authenticate", b'Bearer realm="admin"'),)
+            return _error(401, "unauthorized", "a bearer token is needed", challenge)
+        if path.startswith("/v1/healthcheck/"):
+            if head.method not in (b"GET", b"HEAD"):
+                return _not_allowed(b"GET, HEAD")
+            return Reply(*healthcheck.one(self.gateway, path))
+        if path in self.get:
+            return self.get[path]() if head.method in (b"GET", b"HEAD") else _not_allowed(b"GET, HEAD")
+        if path in self.post:
+            return self.post[path]() if head.method == b"POST" else _not_allowed(b"POST")
+        return _error(404, "not_found", "no such endpoint")
 
     def _is_known_host(self, host: bytes | None) -> bool:
         """A name that a web page could have pointed at this machine is refused."""
         if self.address is not None and not self.address.is_loopback:
             return True  # the token guards it
         name = (host or b"").decode("latin-1").lower()
-        name = name.partition("]")[0] + "]" if name.startswith("[") else name.partition(":")[0]
-        return name in ("localhost", "[::1]", "") or name.startswith("127.")
+        name = name[1:].partition("]")[0] if name.startswith("[") else name.partition(":")[0]
+        return not name or is_loopback(name)
 
     def _is_authorised(self, head: RequestHead) -> bool:
         if self.token is None:
             return True
-        given = head.get(b"authorization") or b""
-        return compare_digest(given, b"Bearer " + self.token)
-
-    @staticmethod
-    def _error(status: int, code: str, message: str) -> Reply:
-        return Reply(status, answers.error_body(message, "invalid_request_error", code))
+        scheme, _, given = (head.get(b"authorization") or b"").partition(b" ")
+        return scheme.lower() == b"bearer" and compare_digest(given.strip(), self.token)
 
     # --- Endpoints ----------------------------------------------------------------------------
 
     def _index(self) -> Reply:
         return Reply(200, {"get": sorted(self.get), "post": sorted(self.post)})
+
+    @staticmethod
+    def _live() -> Reply:
+        return Reply(200, {"status": "ok"})
 
     def _ready(self) -> Reply:
         if self.gateway.is_ready():
@@ -176,10 +204,24 @@ class Admin:
         return Reply(503, {"status": "error", "error": reason})
 
     def _reload(self) -> Reply:
-        if self.gateway.reload():
-            return Reply(200, {"status": "ok", "generation": self.gateway.counts()["generation"]})
-        return Reply(400, {"status": "error", "error": self.gateway.last_reload_error})
+        gateway = self.gateway
+        if gateway.reload():
+            number = gateway.generation.number if gateway.generation is not None else 0
+            return Reply(200, {"status": "ok", "generation": number})
+        return Reply(400, {"status": "error", "error": gateway.last_reload_error})
 
     def _flush(self) -> Reply:
         closed = self.gateway.flush_pools()
         return Reply(200, {"closed": closed, "collected": gc.collect()})
+
+
+def _json(value: Any) -> bytes:
+    return orjson.dumps(value, option=orjson.OPT_INDENT_2) + b"\n"
+
+
+def _error(status: int, code: str, message: str, fields: tuple[tuple[bytes, bytes], ...] = ()) -> Reply:
+    return Reply(status, answers.error_body(message, "invalid_request_error", code), fields)
+
+
+def _not_allowed(methods: bytes) -> Reply:
+    return _error(405, "method_not_allowed", f"only {methods.decode()} here", ((b"allow", methods),))

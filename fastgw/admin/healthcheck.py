@@ -4,43 +4,25 @@ from __future__ import annotations
 
 from time import monotonic
 from typing import Any
+from urllib.parse import unquote
 
 from .._core import Node
+from ..config.model import RouteConfig, UpstreamConfig
 from ..gateway import BuiltUpstream, Gateway
 
-KINDS = ("routes", "services", "upstreams")
+KINDS = ("routes", "services", "upstreams", "stream_routes")
 
 
-def _nodes(built: BuiltUpstream) -> list[dict[str, Any]]:
-    check = built.config.active
-    port = check.port if check is not None else None
-    return [
-        {
-            "ip": node.host,
-            "port": port or node.port,
-            "hostname": node.host,
-            "status": node.state.name.lower(),
-            "counter": node.counters,
-        }
-        for node in built.upstream.nodes
-    ]
-
-
-def _checker(built: BuiltUpstream, name: str) -> dict[str, Any]:
-    return {
-        "name": name,
-        "type": built.config.active.type if built.config.active is not None else "http",
-        "nodes": _nodes(built),
-    }
+# --- As APISIX shows it -----------------------------------------------------------------------
 
 
 def everything(gateway: Gateway) -> Any:
     """All checkers: a list, or an empty object when there is none (as APISIX has it)."""
     assert gateway.generation is not None
     checked = [
-        _checker(built, f"/upstreams/{key}")
-        for key, built in gateway.generation.upstreams.items()
-        if built.config.active is not None or built.config.passive is not None
+        _checker(built, f"/{owner_of(built.config)}/{built.config.id}")
+        for built in gateway.generation.upstreams.values()
+        if _is_checked(built)
     ]
     return checked or {}
 
@@ -48,30 +30,105 @@ def everything(gateway: Gateway) -> Any:
 def one(gateway: Gateway, path: str) -> tuple[int, Any]:
     """``/v1/healthcheck/{kind}/{id}``: (status, value). An id or a name is accepted."""
     kind, _, wanted = path.removeprefix("/v1/healthcheck/").partition("/")
+    kind, wanted = unquote(kind), unquote(wanted)
     if kind not in KINDS:
         return 400, {"error_msg": f"invalid src type {kind}"}
-    assert gateway.generation is not None
-    built = _find(gateway, kind, wanted)
-    if built is None:
+    found = _find(gateway, kind, wanted)
+    if found is None:
         return 404, {"error_msg": f"{kind}[{wanted}] not found"}
-    if built.config.active is None and built.config.passive is None:
+    id, built = found
+    if built is None or not _is_checked(built):
         return 404, {"error_msg": f"no checker for {kind}[{wanted}]"}
-    return 200, _checker(built, f"/{kind}/{wanted}")
+    return 200, _checker(built, f"/{kind}/{id}")
 
 
-def _find(gateway: Gateway, kind: str, wanted: str) -> BuiltUpstream | None:
+def owner_of(upstream: UpstreamConfig) -> str:
+    """The kind of object in the file that an upstream belongs to: it shares that one's id."""
+    path = upstream.mark.path if upstream.mark is not None else ""
+    kind = path.partition("[")[0]
+    return kind if kind in KINDS else "upstreams"
+
+
+def _is_checked(built: BuiltUpstream) -> bool:
+    return built.config.active is not None or built.config.passive is not None
+
+
+def _checker(built: BuiltUpstream, name: str) -> dict[str, Any]:
+    active = built.config.active
+    port = active.port if active is not None else None
+    nodes: dict[tuple[str, int], dict[str, Any]] = {}
+    for node in built.upstream.nodes:  # two that are probed at the same place are shown once
+        shown_port = port or node.port
+        nodes.setdefault(
+            (node.host, shown_port),
+            {
+                "ip": node.host,
+                "port": shown_port,
+                "hostname": node.host,
+                "status": node.state.name.lower(),
+                "counter": node.counters,
+            },
+        )
+    return {
+        "name": name,
+        "type": active.type if active is not None else "http",
+        "nodes": list(nodes.values()),
+    }
+
+
+def _find(gateway: Gateway, kind: str, wanted: str) -> tuple[str, BuiltUpstream | None] | None:
+    """(id, upstream) of what is asked for; None if there is no such thing."""
     generation = gateway.generation
     assert generation is not None
     if kind == "upstreams":
-        for key, built in generation.upstreams.items():
-            if wanted in (key, built.config.id, built.config.name):
-                return built
+        # Those that are written inside a route or a service are found, too, after the others.
+        shared_first = sorted(
+            generation.upstreams.values(), key=lambda built: owner_of(built.config) != "upstreams"
+        )
+        for built in shared_first:
+            if wanted in (built.config.id, built.config.name):
+                return built.config.id, built
         return None
     for route in generation.config.routes:
-        names = (route.id, route.name) if kind == "routes" else (route.service,)
-        if wanted in names and route.upstream is not None:
-            return generation.upstreams.get(route.upstream.id or route.upstream.name)
+        id = route.id if kind == "routes" else _service_id(route)
+        names = (route.id, route.name) if kind == "routes" else (id, route.service)
+        if kind != "stream_routes" and id is not None and wanted in names:
+            return id, _built(gateway, route.upstream)
     return None
+
+
+def _service_id(route: RouteConfig) -> str | None:
+    """The id of a route's service, as far as the upstream tells it; else its name."""
+    if route.service is not None and route.upstream is not None and owner_of(route.upstream) == "services":
+        return route.upstream.id
+    return route.service
+
+
+def _built(gateway: Gateway, config: UpstreamConfig | None) -> BuiltUpstream | None:
+    assert gateway.generation is not None
+    for built in gateway.generation.upstreams.values():
+        if built.config is config:
+            return built
+    return None
+
+
+# --- As we show it ----------------------------------------------------------------------------
+
+
+def upstreams(gateway: Gateway) -> list[dict[str, Any]]:
+    """Every upstream with its nodes as they are now; times are seconds from now."""
+    assert gateway.generation is not None
+    now = monotonic()
+    return [
+        {
+            "id": built.config.id,
+            "name": built.config.name,
+            "routes": built.route_ids,
+            "nodes": [_node(node, now) for node in built.upstream.nodes],
+            "connections": [pool.counts() for pool in built.pools],
+        }
+        for built in gateway.generation.upstreams.values()
+    ]
 
 
 def _node(node: Node, now: float) -> dict[str, Any]:
@@ -84,25 +141,13 @@ def _node(node: Node, now: float) -> dict[str, Any]:
         "status": node.state.name.lower(),
         "available": node.is_available(now),
         "in_flight": node.in_flight,
-        "ejected_s": round(max(0.0, node.ejected_until - now), 3),
-        "cooling_s": round(max(0.0, node.cooling_until - now), 3),
-        "dead_s": round(max(0.0, node.dead_until - now), 3),
+        "ejected_s": _left(node.ejected_until, now),
+        "cooling_s": _left(node.cooling_until, now),
+        "dead_s": _left(node.dead_until, now),
         "picks": node.picks,
         "counter": node.counters,
     }
 
 
-def upstreams(gateway: Gateway) -> list[dict[str, Any]]:
-    """Every upstream with its nodes as they are now."""
-    assert gateway.generation is not None
-    now = monotonic()
-    return [
-        {
-            "id": key,
-            "name": built.config.name,
-            "routes": built.route_ids,
-            "nodes": [_node(node, now) for node in built.upstream.nodes],
-            "connections": [pool.counts() for pool in built.pools],
-        }
-        for key, built in gateway.generation.upstreams.items()
-    ]
+def _left(until: float, now: float) -> float:
+    return round(max(0.0, until - now), 3)

@@ -219,14 +219,14 @@ class Attempt(Pick):
         return not upstream._counts_late
 
     def answered(self, now: float) -> bool:
-        """The answer's first content is here: good news now, although the attempt goes on.
+        """The answer's first content is here: a trial is passed now, not with the last of it.
 
-        For long answers: a trial is passed with their first content, not with their last. Optional;
-        the outcome is still due, and a success is not counted twice.
+        Optional; the outcome is still due, and a success is not counted twice. Of other attempts
+        nothing is counted yet: a node that breaks every answer off must not earn credit by beginning.
         """
         if not self.answer():
             return False
-        if self.node.note_result(False, now):
+        if self.kind != _NORMAL and self.node.note_result(False, now):
             self._credit(now)
         return True
 
@@ -236,7 +236,7 @@ class Attempt(Pick):
         """The node did its work, or refused a request that was the caller's own fault."""
         if not self.end(_SUCCEEDED):
             return False
-        if not self.has_answered and self.node.note_result(False, now):
+        if (self.kind == _NORMAL or not self.has_answered) and self.node.note_result(False, now):
             self._credit(now)
         return True
 

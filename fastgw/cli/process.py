@@ -189,12 +189,13 @@ class _Process:
             return
         assert gateway.generation is not None
         limit = gateway.generation.config.process.drain_s  # a reload may have changed it
+        draining = asyncio.ensure_future(gateway.drain(limit))
+        await asyncio.sleep(0)  # nothing is accepted any more when this is said
         logger.info(
             "draining: requests in flight: %d; they have %g s, a second signal stops at once",
             len(gateway.exchanges.live),
             limit,
         )
-        draining = asyncio.ensure_future(gateway.drain(limit))
         hurried = asyncio.ensure_future(self._asked_to_stop_now.wait())
         await asyncio.wait({draining, hurried}, return_when=asyncio.FIRST_COMPLETED)
         hurried.cancel()

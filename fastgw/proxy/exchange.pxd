@@ -59,6 +59,7 @@ cdef class Exchange(ExchangeEvents):
     cdef public object failure
     cdef public tuple refusal
     cdef public ResponseHead refusal_head
+    cdef public bytes answer
     cdef public list records
     cdef public str note
 

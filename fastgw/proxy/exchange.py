@@ -141,6 +141,7 @@ class Exchange(ExchangeEvents):
         self.failure: FastgwError | None = None
         self.refusal: tuple[int, bytes, bytes, Outcome] | None = None  # status, type, body, meaning
         self.refusal_head: ResponseHead | None = None
+        self.answer: bytes | None = None  # the whole of an answer that was held, for the log
         self.records: list[tuple[str, str, int, float]] = []
         self.note = ""
         exchanges.live.add(self)
@@ -672,6 +673,8 @@ class Exchange(ExchangeEvents):
             framing = CHUNKED_BODY if relay.is_chunked else UNTIL_CLOSE
         out = self._render_head(head, framing)
         if complete:
+            if relay.scanner is None:
+                self.answer = content
             self._finish_relay(out, content, now)
             return
         if content:

@@ -12,24 +12,41 @@ cdef class Relay:
     cdef public bytes tail
     cdef public Py_ssize_t pending
     cdef public int mask
+    cdef public list rare
     cdef public bint is_mid_event
     cdef public bint has_error
     cdef public int before_error
     cdef public int malformed
 
-    @cython.locals(framer=BodyFramer, scanner=EventScanner, mask=int, index=Py_ssize_t, start=Py_ssize_t, end=Py_ssize_t)
+    # Content
+    @cython.locals(
+        framer=BodyFramer,
+        scanner=EventScanner,
+        mask=int,
+        kind=int,
+        index=Py_ssize_t,
+        at=Py_ssize_t,
+        end=Py_ssize_t,
+        last=Py_ssize_t,
+        total=Py_ssize_t,
+    )
     cdef _scan(self, bytes data)
+    cdef _note_rare(self, Py_ssize_t start, Py_ssize_t end, int kind, int before)
     @cython.locals(framer=BodyFramer)
     cpdef bytes take(self, bytes data)
-    @cython.locals(pending=Py_ssize_t)
+    @cython.locals(whole=Py_ssize_t, part=bytes)
     cdef bytes _whole_events(self, bytes content)
-    @cython.locals(scanner=EventScanner, kind=int, start=Py_ssize_t, end=Py_ssize_t)
-    cdef bytes _without_malformed(self, bytes content)
+    @cython.locals(at=Py_ssize_t, start=Py_ssize_t, end=Py_ssize_t, kind=int)
+    cdef bytes _without_rare(self, bytes content)
+    # Framing
     cpdef bytes wrap(self, bytes content, bint complete)
     @cython.locals(framer=BodyFramer)
     cpdef bytes pass_on(self, bytes data, Py_ssize_t start, Py_ssize_t end)
+    @cython.locals(content=bytes)
     cpdef bytes finish(self, bytes data)
-    cdef _scan_end(self)
+    @cython.locals(scanner=EventScanner, kind=int, tail=bytes)
+    cdef bytes _last_event(self)
+    # What it was
     cpdef bint shows_progress(self)
     cpdef bint is_ended(self)
     cpdef bint is_broken(self)

@@ -37,8 +37,9 @@ class Relay:
         self.is_same_framing = framer.is_chunked == self.is_chunked
         self.scanner = scanner
         self.tail = b""
-        self.pending = 0  # bytes at the end of what was scanned that are no whole event yet
+        self.pending = 0  # bytes at the end of what was read, tail included, that are no whole event yet
         self.mask = 0  # kinds of event in the last read
+        self.rare: list[tuple[int, int, int]] | None = None  # where in it events to drop lie, and their kinds
         self.is_mid_event = False  # the client has got part of an event
         self.has_error = False
         self.before_error = 0  # kinds of the events that stood before it in its read
@@ -47,20 +48,37 @@ class Relay:
     # --- Content ------------------------------------------------------------------------------
 
     def _scan(self, data: bytes) -> None:
-        """Look at the events in what the framer was just fed."""
+        """Look at the events in what the framer was just fed; offsets count from the tail's begin."""
         framer = self.framer
         scanner = self.scanner
         assert scanner is not None
+        self.rare = None
         mask = 0
+        last = 0  # behind the last whole event
+        total = len(self.tail)
         for index in range(framer.count):
-            start = framer.span_start(index)
+            at = framer.span_start(index)
             end = framer.span_end(index)
-            mask |= scanner.feed(data, start, end)
-            if scanner.boundary >= 0:
-                self.pending = end - scanner.boundary
-            else:
-                self.pending += end - start
+            total += end - at
+            while at < end:
+                at = scanner.feed_event(data, at, end)
+                kind = scanner.kind
+                if scanner.boundary >= 0:
+                    if kind & _RARE:
+                        self._note_rare(last, total - (end - scanner.boundary), kind, mask)
+                    last = total - (end - scanner.boundary)
+                mask |= kind
+        self.pending = total - last
         self.mask = mask
+
+    def _note_rare(self, start: int, end: int, kind: int, before: int) -> None:
+        if self.rare is None:
+            self.rare = []
+            self.before_error = 0
+        self.rare.append((start, end, kind))
+        if kind & _ERROR and not self.has_error:
+            self.has_error = True
+            self.before_error = before
 
     def take(self, data: bytes) -> bytes:
         """The content of the last read that may go to the client now; whole events only."""
@@ -74,41 +92,43 @@ class Relay:
         if self.tail:
             content = self.tail + content
             self.tail = b""
-        pending = min(self.pending, len(content))
-        if pending:
-            if pending <= TAIL_BYTES:
-                self.tail = content[len(content) - pending :]
-                content = content[: len(content) - pending]
+        whole = len(content) - self.pending
+        part = b""
+        if self.pending:
+            part = content[whole:]
+            content = content[:whole]
+        if self.rare is not None:
+            content = self._without_rare(content)
+            if self.is_broken():
+                return content  # nothing of the node follows
+        if whole:
+            self.is_mid_event = False
+        if part:
+            if len(part) <= TAIL_BYTES:
+                self.tail = part
             else:
                 self.is_mid_event = True
-                self.pending = 0
-                return content
-        if self.is_mid_event and content:
-            self.is_mid_event = False
-        elif self.mask & _RARE:
-            content = self._without_malformed(content)
+                content += part
         return content
 
-    def _without_malformed(self, content: bytes) -> bytes:
-        """Drop events that are not JSON; let nothing follow an error event."""
+    def _without_rare(self, content: bytes) -> bytes:
+        """Drop events that are not JSON; let nothing follow an error event, or too many of those."""
+        assert self.rare is not None
         kept = []
-        start = 0
-        self.before_error = 0
-        scanner = EventScanner()
-        while start < len(content):
-            end = scanner.feed_event(content, start, len(content))
-            kind = scanner.kind
-            if kind & _MALFORMED:
-                self.malformed += 1
-                if self.malformed > MALFORMED_EVENTS:
-                    break
-            else:
-                kept.append(content[start:end])
+        at = 0
+        for start, end, kind in self.rare:
             if kind & _ERROR:
-                self.has_error = True
-                break
-            self.before_error |= kind
-            start = end
+                kept.append(content[at:end])
+                return b"".join(kept)
+            if start:
+                self.is_mid_event = False
+            self.malformed += 1
+            if not self.is_mid_event:  # else the client has its beginning already
+                kept.append(content[at:start])
+                at = end
+            if self.malformed > MALFORMED_EVENTS:
+                return b"".join(kept)
+        kept.append(content[at:])
         return b"".join(kept)
 
     # --- Framing ------------------------------------------------------------------------------
@@ -144,18 +164,32 @@ class Relay:
 
     def finish(self, data: bytes) -> bytes:
         """The content of the last read of a body that is complete, and all that was kept back."""
-        content = self.take(data) if self.framer.count else b""
-        if self.tail:
-            # A last event without its empty line: it is passed on as it is.
-            content += self.tail
-            self.tail = b""
-            self._scan_end()
-        return content
+        if self.scanner is None:
+            return self.framer.decoded(data)
+        content = self.take(data)
+        if self.is_broken() or not (self.tail or self.is_mid_event):
+            return content
+        return content + self._last_event()
 
-    def _scan_end(self) -> None:
+    def _last_event(self) -> bytes:
+        """What stands behind the last empty line: an event whose own is missing, or half of one."""
         scanner = self.scanner
         assert scanner is not None
-        self.mask |= scanner.feed_eof()
+        kind = scanner.feed_eof()
+        tail = self.tail
+        self.tail = b""
+        if kind & _ERROR:
+            self.has_error = True
+            self.before_error = self.mask
+            tail += b"\n\n"  # or no client would look at it
+        elif kind & _MALFORMED:
+            self.malformed += 1
+            if not self.is_mid_event:
+                tail = b""
+        elif tail:
+            self.is_mid_event = True
+        self.mask |= kind
+        return tail
 
     # --- What it was --------------------------------------------------------------------------
 

@@ -39,20 +39,26 @@ cdef class ClientConnection(_Base):
     cdef public long long requests
     cdef public bint reading_stopped
     cdef public bint answer_begun
+    cdef public Py_ssize_t unsent
     cdef public str address
 
     cdef _keep_for_later(self, bytes data)
     @cython.locals(head=RequestHead, end=Py_ssize_t, exchange=ExchangeEvents)
     cdef _read_head(self, bytes data)
     cdef bint _validate(self, bytes data, bint is_end) except -1
+    @cython.locals(head=RequestHead)
+    cdef bytes _plain_head(self)
     @cython.locals(framer=BodyFramer, end=Py_ssize_t, complete=bint, exchange=ExchangeEvents)
     cdef _read_body(self, bytes data, Py_ssize_t start)
     cdef _refuse(self, error)
+    @cython.locals(unsent=Py_ssize_t)
     cpdef on_deadline(self, double now)
     cpdef close(self)
+    cdef _set_closed(self)
     cpdef abort(self)
     cpdef stop_reading(self)
     cpdef go_on_reading(self)
+    cdef _read_on(self)
     cpdef send(self, bytes data)
     cpdef send_interim(self, bytes data)
     cpdef bint keeps_alive(self)

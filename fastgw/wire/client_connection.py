@@ -25,6 +25,7 @@ from .head import CHUNKED_BODY, BodyFramer, Limits, RequestHead, scan_request
 PIPELINE_BYTES = 64 * 1024  # of further requests, read while one is being answered
 LINGER_BYTES = 256 * 1024  # of a refused body, read so that the client can read its answer
 LINGER_S = 1.0
+FLUSH_S = 30.0  # a client that has taken nothing of the end of its answer for so long is cut off
 WRITE_HIGH = 64 * 1024
 WRITE_LOW = 16 * 1024
 
@@ -87,6 +88,7 @@ class Listener:
                 connection.on_deadline(now)
             elif connection.reading_stopped and connection.has_left():
                 connection.eof_received()
+                connection.transport.close()
 
     def drain(self) -> None:
         """Close idle connections now and every other one after its current answer."""
@@ -124,6 +126,7 @@ class ClientConnection(_Base, asyncio.Protocol):
         self.requests = 0
         self.reading_stopped = False
         self.answer_begun = False
+        self.unsent = 0
         self.address = ""
 
     def __repr__(self) -> str:
@@ -166,23 +169,30 @@ class ClientConnection(_Base, asyncio.Protocol):
         # Half a connection with an unanswered request means that the client has gone.
         # Returning False lets the transport write what it holds and close.
         exchange, self.exchange = self.exchange, None
+        if self.state != _CLOSED:
+            self._set_closed()
         if exchange is not None:
-            self.state = _CLOSED
             exchange.on_client_gone()
-            if self.transport is not None:
-                self.transport.abort()
+            self.transport.abort()
         return False
 
     def close(self) -> None:
         """Close after what was written has been sent."""
         if self.state != _CLOSED:
-            self.state = _CLOSED
+            self._set_closed()
             self.transport.close()
+
+    def _set_closed(self) -> None:
+        """Nothing more is read or written; what was written has a while to be sent."""
+        self.state = _CLOSED
+        self.unsent = self.transport.get_write_buffer_size()
+        self.deadline = monotonic() + FLUSH_S
 
     def abort(self) -> None:
         """Close at once; what was not sent yet is lost."""
         if self.transport is not None:
             self.state = _CLOSED
+            self.deadline = 1e18
             self.transport.abort()
 
     # --- Reading ------------------------------------------------------------------------------
@@ -219,10 +229,12 @@ class ClientConnection(_Base, asyncio.Protocol):
             self._refuse(error)
             return
         if head is None:
-            if self.state == _IDLE:
+            # (An empty line after the last request is no beginning of the next one.)
+            if self.state == _IDLE and data != b"\r\n" and data != b"\r":
                 self.state = _HEAD
                 self.deadline = monotonic() + self.listener.head_timeout_s
             self.buffer = data
+            self._read_on()
             return
         self.requests += 1
         self.head = head
@@ -247,6 +259,7 @@ class ClientConnection(_Base, asyncio.Protocol):
             return
         if not self._validate(data[:end], False):
             return
+        self._read_on()
         self.exchange = self.listener.accept(self, head)
         if self.state == _BODY:
             self.deadline = monotonic() + self.listener.body_stall_s
@@ -257,14 +270,16 @@ class ClientConnection(_Base, asyncio.Protocol):
         """Feed httptools one piece; False and the connection refused unless it agrees."""
         try:
             self.parser.feed_data(data)
-        except httptools.HttpParserUpgrade:
-            # We never upgrade here: the request is served as a plain one. httptools stops at
-            # the head then, so for this message our own framing is the only one.
-            self.message_ended = is_end
+        except httptools.HttpParserUpgrade as upgrade:
+            # We never upgrade: the request is served as a plain one. httptools takes its head
+            # for the whole message, so it reads the body after a head that asks for no upgrade.
             self.parser = httptools.HttpRequestParser(self)
-            if not is_end:
-                self._refuse(ProtocolError("an Upgrade request with a body"))
+            if upgrade.args[0] != len(data):
+                self._refuse(ProtocolError("a request whose length is ambiguous"))
                 return False
+            self.message_ended = is_end
+            if not is_end:
+                self.parser.feed_data(self._plain_head())
             return True
         except httptools.HttpParserInvalidMethodError:
             self._refuse(ProtocolError("a method that is not supported", 501, "not_implemented"))
@@ -276,6 +291,14 @@ class ClientConnection(_Base, asyncio.Protocol):
             self._refuse(ProtocolError("a request whose length is ambiguous"))
             return False
         return True
+
+    def _plain_head(self) -> bytes:
+        """A head whose body is framed like that of the current request."""
+        head = self.head
+        assert head is not None
+        if head.is_chunked:
+            return b"POST / HTTP/1.1\r\ntransfer-encoding: chunked\r\n\r\n"
+        return b"POST / HTTP/1.1\r\ncontent-length: %d\r\n\r\n" % head.content_length
 
     def _read_body(self, data: bytes, start: int) -> None:
         framer = self.framer
@@ -308,6 +331,7 @@ class ClientConnection(_Base, asyncio.Protocol):
             self.abort()
             return
         self.state = _ANSWERING
+        self.message_ended = False
         self.listener.refuse(self, error)
 
     def on_deadline(self, now: float) -> None:
@@ -316,8 +340,14 @@ class ClientConnection(_Base, asyncio.Protocol):
             self.close()
         elif self.state == _HEAD or self.state == _BODY:
             self._refuse(ClientTimeout())
-        elif self.state == _LINGERING:
-            self.abort()
+        elif self.state == _LINGERING or self.state == _CLOSED:
+            # The client may still be reading the end of its answer, slowly.
+            unsent = self.transport.get_write_buffer_size()
+            if unsent == 0 or (self.unsent and unsent >= self.unsent):
+                self.abort()
+            else:
+                self.unsent = unsent
+                self.deadline = now + FLUSH_S
 
     # --- Flow control -------------------------------------------------------------------------
 
@@ -340,10 +370,14 @@ class ClientConnection(_Base, asyncio.Protocol):
             self.transport.pause_reading()
 
     def go_on_reading(self) -> None:
-        if self.reading_stopped and self.state < _LINGERING:
+        """Take more of the request body. What stopped for a pipeline goes on by itself."""
+        if self.state == _BODY and self.reading_stopped:
+            self.deadline = monotonic() + self.listener.body_stall_s
+            self._read_on()
+
+    def _read_on(self) -> None:
+        if self.reading_stopped:
             self.reading_stopped = False
-            if self.state == _BODY:
-                self.deadline = monotonic() + self.listener.body_stall_s
             self.transport.resume_reading()
 
     # --- Writing ------------------------------------------------------------------------------
@@ -389,13 +423,13 @@ class ClientConnection(_Base, asyncio.Protocol):
         self._go_on()
 
     def _go_on(self) -> None:
-        """Read the next request, from the connection or from what was kept for later."""
-        if self.reading_stopped:
-            self.reading_stopped = False
-            self.transport.resume_reading()
+        """Read the next request, from what was kept for later or from the connection."""
         if self.buffer:
-            # Not from here: a long pipeline would be a deep recursion.
+            # Not from here: a long pipeline would be a deep recursion. Nothing more is read
+            # until it is used up, or a client could send faster than it is answered.
             asyncio.get_running_loop().call_soon(self._read_next)
+        else:
+            self._read_on()
 
     def _read_next(self) -> None:
         if self.state <= _HEAD and self.buffer:
@@ -407,9 +441,9 @@ class ClientConnection(_Base, asyncio.Protocol):
         if self.state == _BODY or self.buffer or self.message_ended is False:
             self.state = _LINGERING
             self.deadline = monotonic() + LINGER_S
-            if self.reading_stopped:
-                self.reading_stopped = False
-                self.transport.resume_reading()
+            self.unsent = 0
+            self.buffer = b""
+            self._read_on()
             try:
                 self.transport.write_eof()
             except (OSError, RuntimeError, NotImplementedError):

@@ -1,7 +1,6 @@
 from libc.stdint cimport uint8_t, uint16_t, uint32_t
 
 
-
 cdef struct field_t:
     uint32_t name
     uint32_t value
@@ -24,9 +23,9 @@ cdef class Limits:
 
 cdef class FieldFilter:
     cdef bytes _names
-    cdef uint8_t _first[41]
-    cdef uint8_t _count[41]
-    cdef uint16_t _offset[256]
+    cdef uint8_t _first[257]    # by length: the first name of it, and how many there are
+    cdef uint8_t _count[257]
+    cdef uint16_t _offset[255]  # of each name in _names
     cdef Py_ssize_t _size
     cdef list _prefixes
     cdef readonly frozenset names
@@ -77,13 +76,22 @@ cdef class RequestTemplate:
     cdef FieldFilter _drop
     cdef FieldFilter _keep
     cdef readonly bint forwards_host
-    cpdef bytes render(self, RequestHead head, bytes method, bytes target, long long body_bytes, bytes extra=*,
-                       FieldFilter extra_drop=*)
+    cpdef bytes render(
+        self,
+        RequestHead head,
+        bytes method,
+        bytes target,
+        long long body_bytes,
+        bytes extra=*,
+        FieldFilter extra_drop=*,
+    )
 
 
 cdef class ResponseTemplate:
     cdef FieldFilter _drop
-    cpdef bytes render(self, ResponseHead head, long long body_bytes, bint keep_alive, int client_minor, bytes extra)
+    cpdef bytes render(
+        self, ResponseHead head, long long body_bytes, bint keep_alive, int client_minor, bytes extra
+    )
 
 
 cpdef enum:

@@ -15,7 +15,8 @@ from ..errors import BadResponse, ProtocolError
 
 cdef enum:
     INLINE_FIELDS = 48
-    MAX_FILTER_NAME = 40
+    MAX_NAME_BYTES = 256  # of one field's name
+    MAX_FILTER_NAMES = 255
 
 # --- Character classes ------------------------------------------------------------------------
 
@@ -50,7 +51,9 @@ cdef void _fill_tables() noexcept:
 _fill_tables()
 
 
-cdef inline bint same(const uint8_t *text, Py_ssize_t length, const char *lower, Py_ssize_t lower_len) noexcept:
+cdef inline bint same(
+    const uint8_t *text, Py_ssize_t length, const char *lower, Py_ssize_t lower_len
+) noexcept:
     """Whether text is the token ``lower``, letter case aside."""
     cdef Py_ssize_t i
     if length != lower_len:
@@ -87,7 +90,7 @@ cdef class Limits:
 
 
 cdef class FieldFilter:
-    """A set of field names; a name that ends in ``*`` is a prefix. At most 255 names of 40 bytes.
+    """A set of field names; a name that ends in ``*`` is a prefix. At most 255 names.
 
     Names are grouped by length, so that the usual answer (no) costs one comparison or none.
     """
@@ -98,9 +101,9 @@ cdef class FieldFilter:
         self.names = frozenset(wanted)
         self._prefixes = sorted(n.removesuffix(b"*") for n in wanted if n.endswith(b"*"))
         exact = sorted((n for n in wanted if not n.endswith(b"*")), key=lambda n: (len(n), n))
-        if len(exact) > 255 or any(not 1 <= len(n) <= MAX_FILTER_NAME for n in exact):
-            raise ValueError("a filter holds at most 255 names of 1 to 40 bytes")
-        for length in range(MAX_FILTER_NAME + 1):
+        if len(exact) > MAX_FILTER_NAMES or any(not 1 <= len(n) <= MAX_NAME_BYTES for n in exact):
+            raise ValueError("a filter holds at most 255 names of 1 to 256 bytes")
+        for length in range(MAX_NAME_BYTES + 1):
             self._first[length] = 0
             self._count[length] = 0
         for index, name in enumerate(exact):
@@ -115,7 +118,7 @@ cdef class FieldFilter:
     cdef bint matches(self, const uint8_t *name, Py_ssize_t length) noexcept:
         cdef Py_ssize_t i
         cdef const char *names = PyBytes_AS_STRING(self._names)
-        if length <= MAX_FILTER_NAME:
+        if length <= MAX_NAME_BYTES:
             for i in range(self._first[length], self._first[length] + self._count[length]):
                 if same(name, length, names + self._offset[i], length):
                     return True
@@ -128,7 +131,7 @@ cdef class FieldFilter:
                     return True
         return False
 
-    def __contains__(self, bytes name):
+    def __contains__(self, bytes name not None):
         return self.matches(<const uint8_t *>PyBytes_AS_STRING(name), len(name))
 
 
@@ -242,7 +245,7 @@ cdef int _scan_fields(Head head, Py_ssize_t at, Py_ssize_t end, Py_ssize_t most,
         at += 2
         if head.field_count >= most:
             raise _bad(is_request, "too many header fields", 431, "header_too_large")
-        if stop - start > 256:
+        if stop - start > MAX_NAME_BYTES:
             raise _bad(is_request, "a header field name is too long", 431, "header_too_large")
         field = head._new_field()
         field.name = <uint32_t>start
@@ -253,7 +256,9 @@ cdef int _scan_fields(Head head, Py_ssize_t at, Py_ssize_t end, Py_ssize_t most,
     return 0
 
 
-cdef int _connection_tokens(Head head, const uint8_t *value, Py_ssize_t length, int *close, int *keep) except -1:
+cdef int _connection_tokens(
+    Head head, const uint8_t *value, Py_ssize_t length, int *close, int *keep
+) except -1:
     """Read one Connection field: the fields it names are not for the next hop."""
     cdef const uint8_t *raw = <const uint8_t *>PyBytes_AS_STRING(head.raw)
     cdef Py_ssize_t at = 0, start, i
@@ -407,10 +412,22 @@ cdef int _check_path(const uint8_t *path, Py_ssize_t length) except -1:
 
 
 cdef int _check_segment(const uint8_t *segment, Py_ssize_t length, bint is_last) except -1:
+    cdef Py_ssize_t dots = 0
     if length == 0 and not is_last:
         raise _bad(True, "a path with an empty segment")
-    if segment[0] == c"." and (length == 1 or (length == 2 and segment[1] == c".")):
+    while dots < length and segment[dots] == c".":
+        dots += 1
+    # Some servers cut a segment's parameters off before they resolve it: "..;x".
+    if (dots == 1 or dots == 2) and (dots == length or segment[dots] == c";"):
         raise _bad(True, "a path with dot segments")
+    return 0
+
+
+cdef inline int _check_call(Py_ssize_t size, Py_ssize_t start, Limits limits) except -1:
+    if limits is None:
+        raise TypeError("limits must not be None")
+    if start < 0 or start > size:
+        raise ValueError("start is not in the data")
     return 0
 
 
@@ -426,6 +443,7 @@ cpdef RequestHead scan_request(bytes data, Py_ssize_t start, Limits limits):
     cdef Py_ssize_t size = len(data), at, end, line, space, length, query
     cdef RequestHead head
     cdef const uint8_t *found
+    _check_call(size, start, limits)
     if size - start >= 2 and text[start] == c"\r" and text[start + 1] == c"\n":
         start += 2
     found = <const uint8_t *>memchr(text + start, c"\n", size - start) if size > start else NULL
@@ -457,6 +475,9 @@ cpdef RequestHead scan_request(bytes data, Py_ssize_t start, Limits limits):
     if at == 0 or at > 32 or text[at] != c" ":
         raise _bad(True, "a malformed request line")
     head.method = text[:at]
+    if same(text, at, "connect", 7) or same(text, at, "trace", 5):
+        # A tunnel is not offered, and what a node echoes would hold the keys we sent to it.
+        raise _bad(True, "a method that is not supported", 501, "not_implemented")
     space = at + 1
     at = space
     while TARGET[text[at]]:
@@ -491,9 +512,10 @@ cpdef ResponseHead scan_response(bytes data, Py_ssize_t start, Limits limits):
         BadResponse: it is not a valid head, or a limit is passed.
     """
     cdef const uint8_t *text = <const uint8_t *>PyBytes_AS_STRING(data)
-    cdef Py_ssize_t size = len(data), at, end, line, i
+    cdef Py_ssize_t size = len(data), end, line, i
     cdef ResponseHead head
     cdef const uint8_t *found
+    _check_call(size, start, limits)
     # A prefix that can no longer become a status line is refused before its line ends.
     for i in range(min(size - start, 5)):
         if text[start + i] != <uint8_t>(b"HTTP/"[i]):
@@ -504,6 +526,8 @@ cpdef ResponseHead scan_response(bytes data, Py_ssize_t start, Limits limits):
             raise _bad(False, "the status line is too long")
         return None
     line = found - text + 1
+    if line - start > limits.line_bytes:
+        raise _bad(False, "the status line is too long")
     end = _head_end(text, start, line, size)
     if end < 0 or end - start > limits.head_bytes:
         if size - start > limits.head_bytes:
@@ -524,7 +548,7 @@ cpdef ResponseHead scan_response(bytes data, Py_ssize_t start, Limits limits):
         or text[6] != c"."
         or (text[7] != c"1" and text[7] != c"0")
         or text[8] != c" "
-        or (text[12] != c" " and text[12] != c"\r")
+        or (text[12] != c" " and line != 14)
     ):
         raise _bad(False, "a malformed status line")
     head.minor_version = text[7] - 48
@@ -550,10 +574,29 @@ cdef void _content_type(ResponseHead head) noexcept:
     raw += head.fields[i].value
     length = head.fields[i].value_len
     # "/" is no token character, so the two halves are compared apart.
-    if length >= 17 and same(raw, 4, "text", 4) and raw[4] == c"/" and same(raw + 5, 12, "event-stream", 12):
+    if _is_type(raw, length, "text", 4, "event-stream", 12):
         head.is_event_stream = True
-    elif length >= 16 and same(raw, 11, "application", 11) and raw[11] == c"/" and same(raw + 12, 4, "json", 4):
+    elif _is_type(raw, length, "application", 11, "json", 4):
         head.is_json = True
+
+
+cdef bint _is_type(
+    const uint8_t *value,
+    Py_ssize_t length,
+    const char *kind,
+    Py_ssize_t kind_len,
+    const char *subtype,
+    Py_ssize_t subtype_len,
+) noexcept:
+    """Whether a Content-Type names this type, its parameters aside."""
+    cdef Py_ssize_t end = kind_len + 1 + subtype_len
+    return (
+        length >= end
+        and same(value, kind_len, kind, kind_len)
+        and value[kind_len] == c"/"
+        and same(value + kind_len + 1, subtype_len, subtype, subtype_len)
+        and (length == end or value[end] == c";" or value[end] == c" " or value[end] == c"\t")
+    )
 
 
 cdef Py_ssize_t _head_end(const uint8_t *text, Py_ssize_t start, Py_ssize_t line, Py_ssize_t size) noexcept:
@@ -580,7 +623,7 @@ cdef Py_ssize_t _head_end(const uint8_t *text, Py_ssize_t start, Py_ssize_t line
 # --- Writing ----------------------------------------------------------------------------------
 
 
-def check_value(bytes value):
+def check_value(bytes value not None):
     """Return ``value`` if it may be written as a field value; every emitter asks this first.
 
     Raises:
@@ -594,11 +637,11 @@ def check_value(bytes value):
     return value
 
 
-def check_name(bytes name):
+def check_name(bytes name not None):
     """Return ``name`` if it is a field name, else raise ValueError."""
     cdef const uint8_t *text = <const uint8_t *>PyBytes_AS_STRING(name)
     cdef Py_ssize_t i
-    if not name or len(name) > 256:
+    if not name or len(name) > MAX_NAME_BYTES:
         raise ValueError("a header name that is empty or too long")
     for i in range(len(name)):
         if not TCHAR[text[i]]:
@@ -696,6 +739,8 @@ cdef class RequestTemplate:
         Args:
             body_bytes: the body's size, or NO_BODY, or CHUNKED_BODY.
         """
+        if head is None:
+            raise TypeError("head must not be None")
         cdef Py_ssize_t bound = (
             len(head.raw) + 3 * head.field_count + len(method) + len(target) + len(self._block) + 80
             + (len(extra) if extra is not None else 0) + (len(head.host) if head.host is not None else 0)
@@ -732,7 +777,9 @@ cdef class ResponseTemplate:
     def __init__(self, drop=()):
         self._drop = FieldFilter(drop)
 
-    cpdef bytes render(self, ResponseHead head, long long body_bytes, bint keep_alive, int client_minor, bytes extra):
+    cpdef bytes render(
+        self, ResponseHead head, long long body_bytes, bint keep_alive, int client_minor, bytes extra
+    ):
         """The head to send.
 
         Args:
@@ -740,6 +787,8 @@ cdef class ResponseTemplate:
                 kept for HEAD), CHUNKED_BODY or UNTIL_CLOSE.
             extra: our own fields, validated lines.
         """
+        if head is None:
+            raise TypeError("head must not be None")
         cdef const uint8_t *raw = <const uint8_t *>PyBytes_AS_STRING(head.raw)
         cdef Py_ssize_t bound = len(head.raw) + 3 * head.field_count + len(extra) + 128
         cdef uint8_t *start
@@ -784,6 +833,8 @@ cdef enum:
 
 cdef enum:
     MAX_EXTENSION_BYTES = 16 * 1024  # of all chunk extensions and trailers of one message
+    USUAL_SPANS = 16
+    KEPT_SPANS = 256  # room kept from message to message; more of it is given back
 
 
 cdef class BodyFramer:
@@ -795,7 +846,7 @@ cdef class BodyFramer:
     """
 
     def __cinit__(self):
-        self._capacity = 16
+        self._capacity = USUAL_SPANS
         self.spans = <span_t *>PyMem_Malloc(self._capacity * sizeof(span_t))
         if self.spans == NULL:
             raise MemoryError
@@ -805,6 +856,13 @@ cdef class BodyFramer:
 
     cpdef void expect(self, long long body_bytes):
         """Begin a message: its size, or NO_BODY, CHUNKED_BODY or UNTIL_CLOSE."""
+        cdef span_t *shrunk
+        if self._capacity > KEPT_SPANS:
+            # One read of the smallest chunks needs more room than the read itself has bytes.
+            shrunk = <span_t *>PyMem_Realloc(self.spans, USUAL_SPANS * sizeof(span_t))
+            if shrunk != NULL:
+                self.spans = shrunk
+                self._capacity = USUAL_SPANS
         self.is_chunked = body_bytes == CHUNKED_BODY
         self._mode = 0 if body_bytes >= 0 else <int>body_bytes
         self._remaining = body_bytes if body_bytes > 0 else 0
@@ -839,6 +897,8 @@ cdef class BodyFramer:
         Raises:
             ValueError: the chunked coding is broken.
         """
+        if start < 0 or start > len(data):
+            raise ValueError("start is not in the data")
         cdef const uint8_t *text = <const uint8_t *>PyBytes_AS_STRING(data)
         cdef Py_ssize_t size = len(data), at = start, take
         cdef uint8_t c
@@ -952,6 +1012,8 @@ cdef class BodyFramer:
         cdef uint8_t *to
         if self.count == 0:
             return b""
+        if self.spans[self.count - 1].end > len(data):
+            raise ValueError("not the data that was fed last")
         if self.count == 1:
             if self.spans[0].start == 0 and self.spans[0].end == len(data):
                 return data

@@ -26,6 +26,7 @@ cdef class NodeConnection(_Base):
     cdef public int interim
     cdef public bint is_head_request
     cdef public bint request_complete
+    cdef public object failure
     cdef public bint message_ended
     cdef public bint is_validated
     cdef public bint is_paused
@@ -41,14 +42,19 @@ cdef class NodeConnection(_Base):
     cpdef abort(self)
     cpdef close(self)
     cpdef start(self, ExchangeEvents exchange, bytes head, bytes body, bint is_head_request)
+    @cython.locals(tls=TlsSession)
     cpdef send(self, bytes data)
     cdef _said_goodbye(self)
     cdef _fail(self, error)
-    @cython.locals(start=Py_ssize_t, end=Py_ssize_t, complete=bint, head=ResponseHead, framer=BodyFramer, exchange=ExchangeEvents)
+    @cython.locals(start=Py_ssize_t, end=Py_ssize_t, exchange=ExchangeEvents)
     cdef _read_answer(self, bytes data)
+    @cython.locals(start=Py_ssize_t, head=ResponseHead)
+    cdef Py_ssize_t _read_head(self, bytes data) except? -2
+    @cython.locals(end=Py_ssize_t, framer=BodyFramer)
+    cdef Py_ssize_t _frame_body(self, bytes data, Py_ssize_t start) except -1
     @cython.locals(framer=BodyFramer)
     cdef _frame(self, ResponseHead head, bytes data, Py_ssize_t start)
-    @cython.locals(exchange=ExchangeEvents, head=ResponseHead, reusable=bint)
+    @cython.locals(exchange=ExchangeEvents, head=ResponseHead, reusable=bint, is_sent=bint)
     cdef _complete(self, bytes data, Py_ssize_t start, Py_ssize_t end)
     cdef bint _is_unsent(self) except -1
     cpdef stop_reading(self)

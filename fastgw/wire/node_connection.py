@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import httptools
 
-from ..errors import BadResponse, ConnectionLost, NodeError
+from ..errors import BadResponse, ConnectionLost, NodeError, Retryable
 from .events import ExchangeEvents
 from .head import (
     CHUNKED_BODY,
@@ -74,6 +74,7 @@ class NodeConnection(_Base, asyncio.Protocol):
         self.interim = 0
         self.is_head_request = False
         self.request_complete = True
+        self.failure: NodeError | None = None
         self.message_ended = False
         self.is_validated = True
         self.is_paused = False
@@ -104,6 +105,8 @@ class NodeConnection(_Base, asyncio.Protocol):
                 await self.waiter
             finally:
                 self.waiter = None
+        elif self.failure is not None:  # it has failed before anybody waited
+            raise self.failure
 
     def _shake_hands(self) -> bool:
         """Drive the handshake one step; True when it is done."""
@@ -132,6 +135,7 @@ class NodeConnection(_Base, asyncio.Protocol):
 
     def _opening_failed(self, error: NodeError) -> None:
         self.state = _CLOSED
+        self.failure = error
         if self.waiter is not None and not self.waiter.done():
             self.waiter.set_exception(error)
         if self.transport is not None:
@@ -209,7 +213,9 @@ class NodeConnection(_Base, asyncio.Protocol):
         """
         if self.state == _CLOSED:
             # Lost between being ready and being used: nothing of the request was written.
-            exchange.on_node_lost(ConnectionLost())
+            lost = ConnectionLost()
+            lost.retryable = Retryable.ALWAYS
+            exchange.on_node_lost(lost)
             return
         self.exchange = exchange
         self.state = _BUSY
@@ -228,8 +234,17 @@ class NodeConnection(_Base, asyncio.Protocol):
             self.send(body)
 
     def send(self, data: bytes) -> None:
-        if self.state != _CLOSED:
-            self.transport.write(data if self.tls is None else self.tls.encrypt(data))
+        """Write a part of a request."""
+        if self.state == _CLOSED:
+            return
+        tls = self.tls
+        if tls is not None:
+            try:
+                data = tls.encrypt(data)
+            except NodeError as error:
+                self._fail(error)
+                return
+        self.transport.write(data)
 
     def pause_writing(self) -> None:
         self.is_paused = True
@@ -271,18 +286,12 @@ class NodeConnection(_Base, asyncio.Protocol):
                 self.close()
             return
         self.answer_bytes += len(data)
-        try:
-            self._read_answer(data)
-        except (BadResponse, ValueError, httptools.HttpParserError) as error:
-            if not isinstance(error, BadResponse):
-                bad = BadResponse("the provider's answer is not valid HTTP")
-                bad.__cause__ = error
-                self._fail(bad)
-            else:
-                self._fail(error)
-            return
-        if tls is not None and tls.at_eof and self.state != _CLOSED:
-            self._said_goodbye()
+        self._read_answer(data)
+        if tls is not None and self.state != _CLOSED:
+            if tls.at_eof:
+                self._said_goodbye()
+            elif tls.failure is not None:  # what came behind these bytes is not TLS
+                self._fail(tls.failure)
 
     def _said_goodbye(self) -> None:
         """The node sent its close_notify: answer it, servers wait for ours."""
@@ -304,39 +313,61 @@ class NodeConnection(_Base, asyncio.Protocol):
 
     def _read_answer(self, data: bytes) -> None:
         start = 0
-        framer = self.framer
-        if self.head is None:
-            if self.buffer:
-                data = self.buffer + data
-                self.buffer = b""
-            while True:
-                head = scan_response(data, start, self.limits)
-                if head is None:
-                    self.buffer = data if start == 0 else data[start:]
+        if self.head is None and self.buffer:
+            data = self.buffer + data
+            self.buffer = b""
+        # Only what the node sent is judged here: what the exchange makes of it is called outside.
+        try:
+            if self.head is None:
+                start = self._read_head(data)
+                if start < 0:
                     return
-                if head.status >= 200:
-                    break
-                if head.status == 101:
-                    raise BadResponse("the provider switched protocols unasked")
-                self.interim += 1
-                if self.interim > INTERIM_ANSWERS:
-                    raise BadResponse("too many interim answers")
-                start = head.end
-            self.head = head
-            self._frame(head, data, start)
-            start = head.end
-        end = framer.feed(data, start)
-        complete = framer.complete
-        if self.is_validated and end > start:
-            self.parser.feed_data(data if start == 0 and end == len(data) else data[start:end])
-        if self.is_validated and self.message_ended != complete:
-            raise BadResponse("an answer whose length is ambiguous")
-        if complete:
+            end = self._frame_body(data, start)
+        except BadResponse as error:
+            self._fail(error)
+            return
+        except (ValueError, httptools.HttpParserError, httptools.HttpParserUpgrade) as error:
+            bad = BadResponse("the provider's answer is not valid HTTP")
+            bad.__cause__ = error
+            self._fail(bad)
+            return
+        if self.framer.complete:
             self._complete(data, start, end)
         else:
             exchange = self.exchange
             if exchange is not None:
                 exchange.on_node_read(data, start, end, False)
+
+    def _read_head(self, data: bytes) -> int:
+        """Scan the final head, interim ones before it; where the body begins, or -1: not yet."""
+        start = 0
+        while True:
+            head = scan_response(data, start, self.limits)
+            if head is None:
+                self.buffer = data if start == 0 else data[start:]
+                return -1
+            if head.status >= 200:
+                break
+            if head.status == 101:
+                raise BadResponse("the provider switched protocols unasked")
+            self.interim += 1
+            if self.interim > INTERIM_ANSWERS:
+                raise BadResponse("too many interim answers")
+            start = head.end
+        self.head = head
+        self._frame(head, data, start)
+        return head.end
+
+    def _frame_body(self, data: bytes, start: int) -> int:
+        """Where the body's bytes end in this read. Raises unless httptools sees the same end."""
+        framer = self.framer
+        end = framer.feed(data, start)
+        if self.is_validated:
+            if end > start:
+                self.parser.feed_data(data if start == 0 and end == len(data) else data[start:end])
+            if self.message_ended != framer.complete:
+                raise BadResponse("an answer whose length is ambiguous")
+        return end
 
     def _frame(self, head: ResponseHead, data: bytes, start: int) -> None:
         """Decide how the body is framed, and let httptools read the head."""
@@ -362,27 +393,30 @@ class NodeConnection(_Base, asyncio.Protocol):
         exchange, self.exchange = self.exchange, None
         head = self.head
         assert head is not None
+        # What is left of this request would be taken for the beginning of the next.
+        is_sent = self.request_complete and not (self.is_paused or self._is_unsent())
         reusable = (
-            end == len(data)
+            is_sent
+            and end == len(data)
             and head.keep_alive
-            # What is left of this request would be taken for the beginning of the next.
-            and self.request_complete
-            and not self.is_paused
-            and not self._is_unsent()
-            and not (self.tls is not None and self.tls.at_eof)
+            and head.minor_version == 1
+            and (self.tls is None or not (self.tls.at_eof or self.tls.failure is not None))
         )
         if exchange is not None:
             exchange.on_node_read(data, start, end, True)
-        if self.reading_stopped:
+        if self.state != _BUSY:
+            return
+        if reusable:
             self.go_on_reading()
-        if reusable and self.state == _BUSY:
             self.state = _IDLE
             self.pool.give_back(self)
-        else:
+        elif is_sent:
             self.close()
+        else:
+            self.abort()  # it may never take the rest of the request
 
     def _is_unsent(self) -> bool:
-        """Some of the request is still on its way: the node answered early."""
+        """Is some of the request still on its way? Then the node answered early."""
         return bool(self.transport.get_write_buffer_size())
 
     # --- Reading on and off -------------------------------------------------------------------

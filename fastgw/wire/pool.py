@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from time import monotonic
 from typing import Any
 
-from ..errors import ConnectFailed, ConnectionLost, NodeError
+from ..errors import ConnectFailed, NodeError
 from .dialer import dial
 from .events import ExchangeEvents
 from .head import Limits
@@ -91,6 +91,7 @@ class Pool:
                 self.reused += 1
                 self.busy.add(connection)
                 return connection
+            self.stale += 1
             connection.abort()
         return None
 
@@ -120,7 +121,7 @@ class Pool:
         """Close what was idle for too long. The oldest are at the bottom of the stack."""
         limit = now - self.settings.idle_timeout_s
         while self.idle and self.idle[0].idle_since < limit:
-            self.idle[0].close()
+            self.idle.pop(0).close()
 
     # --- Dialling -----------------------------------------------------------------------------
 
@@ -146,7 +147,8 @@ class Pool:
         )
         self.opened += 1
         if not connection.is_fresh(connection.born):
-            raise ConnectionLost("the provider closed the connection as soon as it was made")
+            connection.abort()
+            raise ConnectFailed("the provider closed the connection as soon as it was made")
         self.busy.add(connection)
         return connection
 
@@ -199,4 +201,5 @@ class Pool:
             "opened": self.opened,
             "reused": self.reused,
             "unsolicited": self.unsolicited,
+            "stale": self.stale,
         }

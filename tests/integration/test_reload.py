@@ -12,6 +12,7 @@ from typing import Any
 
 import httpx
 import pytest
+import trustme
 from quick_probes import quick_probes
 from raw_http import Connection, chat, connected, encode
 from rig import CONFIG, DEEPSEEK, KEYS, MESSAGES, OPENAI, FaultKind, Rig, running, wait_until
@@ -246,6 +247,8 @@ def test_reload_without_a_file_is_refused(rig: Rig) -> None:
 
 
 def test_unchanged_nodes_keep_connections_health_and_counters(ca_dir: Path, file: File) -> None:
+    long = CONFIG.replace("dead_reprobe: 1", "dead_reprobe: 600")
+    file.write(long)
     with running(ca_dir, file.load(), reload_config=file.load) as rig:
         for _ in range(3):
             ask(rig)
@@ -258,7 +261,7 @@ def test_unchanged_nodes_keep_connections_health_and_counters(ca_dir: Path, file
         assert nodes[OPENAI].dead_until > 0
         until = nodes[OPENAI].dead_until
         for turn in range(6):
-            file.write((CONFIG.replace("total: 20", "total: 19"), CONFIG)[turn % 2])
+            file.write((long.replace("total: 20", "total: 19"), long)[turn % 2])
             assert reload(rig)
         assert rig.nodes()[OPENAI] is nodes[OPENAI]
         assert rig.nodes()[DEEPSEEK] is nodes[DEEPSEEK]
@@ -272,7 +275,7 @@ def test_unchanged_nodes_keep_connections_health_and_counters(ca_dir: Path, file
 
 
 def test_changed_weight_keeps_health_and_connections(ca_dir: Path, file: File) -> None:
-    quiet = CONFIG[: CONFIG.index("      checks:")]
+    quiet = CONFIG[: CONFIG.index("      checks:")].replace("dead_reprobe: 1", "dead_reprobe: 600")
     file.write(quiet)
     with running(ca_dir, file.load(), reload_config=file.load) as rig:
         ask(rig)
@@ -289,6 +292,18 @@ def test_changed_weight_keeps_health_and_connections(ca_dir: Path, file: File) -
         assert (after.picks, after.counters) == (before.picks, before.counters)
         assert rig.counts()["node_connections_opened"] == opened
         assert rig.counts()["node_connections"]["idle"] >= 1
+
+
+def test_new_key_of_a_node_is_used_at_once(ca_dir: Path, file: File) -> None:
+    """Its operator has paid, or has mended the file: nobody waits for the re-probe of the old key."""
+    wrong = CONFIG.replace("${OPENAI_API_KEY}", "sk-that-is-wrong").replace("dead_reprobe: 1", "dead_reprobe: 600")
+    file.write(wrong)
+    with running(ca_dir, file.load(), reload_config=file.load) as rig:
+        assert ask(rig).headers["x-fastgw-upstream"] == DEEPSEEK
+        assert rig.nodes()[OPENAI].dead_until > monotonic() + 100
+        file.write(CONFIG)
+        assert reload(rig)
+        assert ask(rig).headers["x-fastgw-upstream"] == OPENAI
 
 
 def test_changed_weights_take_effect_at_once(ca_dir: Path, file: File) -> None:
@@ -415,3 +430,22 @@ def test_limits_of_the_process_follow_the_file(ca_dir: Path, file: File) -> None
         file.write(CONFIG.replace("  dead_reprobe: 1", "  dead_reprobe: 1\n  max_body_bytes: 2000\n  hold_body_bytes: 1024"))
         assert reload(rig)
         assert httpx.post(rig.url + CHAT, content=body).status_code == 413
+
+
+def test_certificates_to_trust_follow_the_file(ca_dir: Path, file: File, tmp_path: Path) -> None:
+    strangers = tmp_path / "strangers.pem"
+    trustme.CA().cert_pem.write_to_path(str(strangers))
+    with running(ca_dir, file.load(), reload_config=file.load) as rig:
+        assert ask(rig).status_code == 200
+        trusting = CONFIG.replace("  dead_reprobe: 1", f"  dead_reprobe: 1\n  ca_file: {strangers}")
+        file.write(trusting)
+        assert reload(rig)
+        assert ask(rig).status_code in (502, 503)
+        file.write(CONFIG)
+        assert reload(rig)
+        wait_until(lambda: ask(rig).status_code == 200, "the providers are trusted again")
+        # The same name with other content, as a rotation has it.
+        strangers.write_bytes(Path(rig.simulator.ca_file).read_bytes())
+        file.write(trusting)
+        assert reload(rig)
+        assert ask(rig).status_code == 200

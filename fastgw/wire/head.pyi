@@ -1,0 +1,178 @@
+"""What mypy and readers see of head.pyx; the contracts are in the docstrings there.
+
+A head is made by its scan function only. An attribute that is None where its type says otherwise
+belongs to a head that was made by hand.
+"""
+
+from collections.abc import Iterable
+from typing import Final
+
+from typing_extensions import disjoint_base
+
+NO_BODY: Final = -1
+CHUNKED_BODY: Final = -2
+UNTIL_CLOSE: Final = -3
+LAST_CHUNK: Final[bytes]
+
+@disjoint_base
+class Limits:
+    """Bounds of one head: its first line, the whole of it (bytes), and its number of fields."""
+
+    line_bytes: Final[int]
+    head_bytes: Final[int]
+    fields: Final[int]
+    def __init__(self, line_bytes: int = 16384, head_bytes: int = 32768, fields: int = 100) -> None: ...
+
+@disjoint_base
+class FieldFilter:
+    """A set of field names; a name that ends in ``*`` is a prefix. At most 255 names.
+
+    Raises:
+        ValueError: too many names, an empty one, or one above 256 bytes.
+    """
+
+    names: Final[frozenset[bytes]]
+    def __init__(self, names: Iterable[bytes]) -> None: ...
+    def __contains__(self, name: bytes, /) -> bool: ...
+
+@disjoint_base
+class Head:
+    """The fields of one validated head, as offsets into ``raw``.
+
+    ``end`` is the offset in the scanned data where the body begins. ``content_length`` is -1
+    when there is none.
+    """
+
+    raw: Final[bytes]
+    minor_version: Final[int]
+    content_length: Final[int]
+    is_chunked: Final[bool]
+    keep_alive: Final[bool]
+    end: Final[int]
+    def get(self, name: bytes) -> bytes | None:
+        """The value of the first field called ``name`` (lower case), or None."""
+
+    def items(self) -> list[tuple[bytes, bytes]]:
+        """All fields as (lower-case name, value), in order."""
+
+@disjoint_base
+class RequestHead(Head):
+    """One request's method, target and fields. ``path`` is the target without its query."""
+
+    method: Final[bytes]
+    target: Final[bytes]
+    path: Final[bytes]
+    host: Final[bytes | None]
+    expects_continue: Final[bool]
+    wants_upgrade: Final[bool]
+    is_head: Final[bool]
+
+@disjoint_base
+class ResponseHead(Head):
+    """One response's status and fields."""
+
+    status: Final[int]
+    is_event_stream: Final[bool]
+    is_json: Final[bool]
+
+def scan_request(data: bytes, start: int, limits: Limits) -> RequestHead | None:
+    """Scan the request head that begins at ``start``.
+
+    Returns None while it is not whole. One empty line before it is passed over.
+
+    Raises:
+        ProtocolError: with the status the client should get (400, 414, 417, 431, 501, 505).
+    """
+
+def scan_response(data: bytes, start: int, limits: Limits) -> ResponseHead | None:
+    """Scan the response head that begins at ``start``; None while it is not whole.
+
+    Raises:
+        BadResponse: it is not a valid head, or a limit is passed.
+    """
+
+def check_value(value: bytes) -> bytes:
+    """Return ``value`` if it may be written as a field value; every emitter asks this first.
+
+    Raises:
+        ValueError: it holds CR, LF, NUL or another control character.
+    """
+
+def check_name(name: bytes) -> bytes:
+    """Return ``name`` if it is a field name, else raise ValueError."""
+
+def field_block(fields: Iterable[tuple[bytes, bytes]]) -> bytes:
+    """The given (name, value) pairs as validated header lines, each with its CRLF."""
+
+@disjoint_base
+class RequestTemplate:
+    """What is the same in every request of one route to one node, ready to be written."""
+
+    forwards_host: Final[bool]
+    def __init__(
+        self,
+        host: bytes | None,
+        fields: Iterable[tuple[bytes, bytes]] = (),
+        drop: Iterable[bytes] = (),
+        keep: Iterable[bytes] | None = None,
+    ) -> None: ...
+    def render(
+        self,
+        head: RequestHead,
+        method: bytes,
+        target: bytes,
+        body_bytes: int,
+        extra: bytes | None = None,
+        extra_drop: FieldFilter | None = None,
+    ) -> bytes:
+        """The head to send: request line, our fields, the client's, ``extra`` (validated lines)."""
+
+@disjoint_base
+class ResponseTemplate:
+    """How a node's answer heads are written for clients: which fields are not passed on."""
+
+    def __init__(self, drop: Iterable[bytes] = ()) -> None: ...
+    def render(
+        self, head: ResponseHead, body_bytes: int, keep_alive: bool, client_minor: int, extra: bytes
+    ) -> bytes:
+        """The head to send."""
+
+@disjoint_base
+class BodyFramer:
+    """Finds the end of a message's body in the raw bytes, and where its content lies in them.
+
+    After each ``feed`` the ``count`` spans are the pieces of content in that data.
+    ``is_verbatim`` says that what was fed may be passed on as it is: it began and ended between
+    two chunks and held no extension and no trailer.
+    """
+
+    # Read-only; properties, because they change while one looks.
+    @property
+    def count(self) -> int: ...
+    @property
+    def complete(self) -> bool: ...
+    @property
+    def is_chunked(self) -> bool: ...
+    @property
+    def is_verbatim(self) -> bool: ...
+    def expect(self, body_bytes: int) -> None:
+        """Begin a message: its size, or NO_BODY, CHUNKED_BODY or UNTIL_CLOSE."""
+
+    def complete_at_eof(self) -> None:
+        """The stream has ended, and that is the end of a body without a length."""
+
+    def feed(self, data: bytes, start: int) -> int:
+        """Take data[start:]; return the offset just behind what belongs to this message.
+
+        Raises:
+            ValueError: the chunked coding is broken.
+        """
+
+    def decoded(self, data: bytes) -> bytes:
+        """The content found by the last feed of ``data``, joined."""
+
+    def span_start(self, index: int) -> int:
+        """Where a piece of content begins in the data last fed."""
+
+    def span_end(self, index: int) -> int:
+        """Where a piece of content ends in the data last fed."""
