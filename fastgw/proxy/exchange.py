@@ -221,6 +221,8 @@ class Exchange(ExchangeEvents):
             seconds = float(timeout)
         except ValueError:
             return
+        # A little earlier: an error of ours still reaches a caller who has not given up.
+        seconds -= min(1.0, 0.1 * seconds)
         if 0 < seconds < self.plan.deadlines.total_s:
             self.total_deadline = self.started_at + seconds
 
@@ -580,7 +582,7 @@ class Exchange(ExchangeEvents):
             # It was closed while idle, and we wrote into the void. Its elders are no better.
             self.exchanges.stale_reuses += 1
             self.is_fresh_retry = True
-            self.link.pool.flush(node.born)  # type: ignore[union-attr]
+            self.link.pool.flush()  # type: ignore[union-attr]
             self._connect(now)
             return
         self._failed(error, now)

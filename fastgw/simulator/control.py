@@ -5,6 +5,7 @@ loopback name, is refused, so no page a developer visits can break or read anyth
 """
 
 import asyncio
+import socket
 from collections.abc import Mapping
 
 import orjson
@@ -71,7 +72,10 @@ class Control:
     async def start(self, port: int) -> None:
         """Listen on loopback. OSError when the port is taken."""
         loop = asyncio.get_running_loop()
-        self._server = await loop.create_server(lambda: Connection(self, loop), "127.0.0.1", port)
+        # Bound and listening first: uvloop says nothing of a port that was taken a moment ago.
+        bound = socket.create_server(("127.0.0.1", port))
+        bound.setblocking(False)
+        self._server = await loop.create_server(lambda: Connection(self, loop), sock=bound)
         self.port = self._server.sockets[0].getsockname()[1]
 
     async def close(self) -> None:

@@ -112,9 +112,9 @@ class Pool:
         if connection in self.idle:
             self.idle.remove(connection)
 
-    def flush(self, born_before: float = float("inf")) -> None:
-        """Close the idle connections that were made before a time: one of them was found dead."""
-        for connection in [c for c in self.idle if c.born <= born_before]:
+    def flush(self) -> None:
+        """Close all idle connections: the youngest was found dead, and the others are no better."""
+        for connection in list(self.idle):
             connection.abort()
 
     def sweep(self, now: float) -> None:

@@ -122,7 +122,7 @@ class Measured:
         def is_quiet() -> bool:
             counts = admin.get("/debug/counts").json()
             connections = counts["node_connections"]
-            return counts["exchanges"] == 0 and counts["client_connections"] == 1 and not any(connections.values())
+            return counts["exchanges"] == 0 and counts["client_connections"] == 0 and not any(connections.values())
 
         wait_until(is_quiet, "every exchange and connection has ended")
         admin.post("/debug/flush")
