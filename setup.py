@@ -8,6 +8,7 @@ from setuptools import Extension, setup
 COMPILED = (
     "fastgw/_core.pyx",
     "fastgw/balancing/upstream.py",
+    "fastgw/routing.py",
     "fastgw/llm/body.py",
     "fastgw/llm/sse.py",
     "fastgw/wire/head.pyx",
@@ -19,6 +20,8 @@ COMPILED = (
     "fastgw/proxy/exchange.py",
     "fastgw/proxy/exchanges.py",
     "fastgw/proxy/held_body.py",
+    "fastgw/proxy/phases.py",
+    "fastgw/proxy/plan.py",
     "fastgw/proxy/relay.py",
 )
 DEBUG = bool(os.environ.get("FASTGW_DEBUG"))  # every check on, lines traced for coverage

@@ -16,8 +16,6 @@ from typing import Any
 class Route:
     """A predicate on a request head. ``plan`` is what is done with a request that matches."""
 
-    __slots__ = ("hosts", "id", "methods", "name", "plan", "priority", "uris")
-
     def __init__(
         self,
         id: str,  # the field's name, like APISIX's
@@ -41,7 +39,7 @@ class Route:
         return f"<Route {self.name} {' '.join(self.uris)}>"
 
 
-class _Paths:
+class Paths:
     """The path patterns of one host."""
 
     def __init__(self) -> None:
@@ -50,7 +48,7 @@ class _Paths:
 
     def add(self, pattern: str, route: Route) -> None:
         if pattern.endswith("*"):
-            prefix = pattern[:-1].encode()
+            prefix = pattern.removesuffix("*").encode()
             for known, routes in self.prefixes:
                 if known == prefix:
                     routes.append(route)
@@ -66,9 +64,11 @@ class _Paths:
         self.prefixes.sort(key=lambda entry: -len(entry[0]))
 
     def match(self, method: bytes, path: bytes) -> Route | None:
-        for route in self.exact.get(path, ()):
-            if not route.methods or method in route.methods:
-                return route
+        routes = self.exact.get(path)
+        if routes is not None:
+            for route in routes:
+                if not route.methods or method in route.methods:
+                    return route
         for prefix, routes in self.prefixes:
             if path.startswith(prefix):
                 for route in routes:
@@ -82,18 +82,18 @@ class RouteTable:
 
     def __init__(self, routes: Iterable[Route]) -> None:
         self.routes = tuple(routes)
-        self._any_host = _Paths()
-        self._hosts: dict[bytes, _Paths] = {}
-        wildcards: dict[bytes, _Paths] = {}
+        self._any_host = Paths()
+        self._hosts: dict[bytes, Paths] = {}
+        wildcards: dict[bytes, Paths] = {}
         for route in self.routes:
             for pattern in route.uris:
                 for host in route.hosts or (None,):
                     if host is None:
                         self._any_host.add(pattern, route)
                     elif host.startswith("*"):
-                        wildcards.setdefault(host[1:].encode(), _Paths()).add(pattern, route)
+                        wildcards.setdefault(host[1:].encode(), Paths()).add(pattern, route)
                     else:
-                        self._hosts.setdefault(host.encode(), _Paths()).add(pattern, route)
+                        self._hosts.setdefault(host.encode(), Paths()).add(pattern, route)
         self._wildcards = sorted(wildcards.items(), key=lambda entry: -len(entry[0]))
         for paths in [self._any_host, *self._hosts.values(), *wildcards.values()]:
             paths.freeze()
@@ -104,11 +104,15 @@ class RouteTable:
         if self._is_by_host and host:
             name = _host_name(host)
             paths = self._hosts.get(name)
-            if paths is not None and (route := paths.match(method, path)) is not None:
-                return route
-            for suffix, paths in self._wildcards:
-                if name.endswith(suffix) and (route := paths.match(method, path)) is not None:
+            if paths is not None:
+                route = paths.match(method, path)
+                if route is not None:
                     return route
+            for suffix, paths in self._wildcards:
+                if name.endswith(suffix):
+                    route = paths.match(method, path)
+                    if route is not None:
+                        return route
         return self._any_host.match(method, path)
 
 

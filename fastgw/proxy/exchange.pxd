@@ -1,12 +1,14 @@
 import cython
 
-from ..balancing.upstream cimport Attempt
+from ..balancing.upstream cimport Attempt, Upstream
+from ..llm.body cimport BodyFacts, answer_problem, replace_model, scan
 from ..wire.client_connection cimport ClientConnection
 from ..wire.events cimport ExchangeEvents
 from ..wire.head cimport RequestHead, ResponseHead
 from ..wire.node_connection cimport NodeConnection
 from .exchanges cimport Exchanges
 from .held_body cimport HeldBody
+from .plan cimport NodeLink, RoutePlan
 from .relay cimport Relay
 
 
@@ -14,7 +16,7 @@ cdef class Exchange(ExchangeEvents):
     cdef public Exchanges exchanges
     cdef public ClientConnection client
     cdef public RequestHead head
-    cdef public object plan
+    cdef public RoutePlan plan
     cdef public bytes request_id
     cdef public double started_at
     cdef public int phase
@@ -26,11 +28,10 @@ cdef class Exchange(ExchangeEvents):
     cdef public HeldBody body
     cdef public bint is_streaming_body
     cdef public bint body_complete
-    cdef public object facts
+    cdef public BodyFacts facts
     cdef public bint wants_stream
-    cdef public bint is_replayable
     cdef public Attempt attempt
-    cdef public object link
+    cdef public NodeLink link
     cdef public NodeConnection node
     cdef public object dial
     cdef public object tried
@@ -64,18 +65,20 @@ cdef class Exchange(ExchangeEvents):
     cdef public str note
 
     cdef _refuse_body(self)
+    @cython.locals(plan=RoutePlan, facts=BodyFacts, body=bytes)
     cdef _begin(self, double now)
     cdef _respect_patience(self, bytes timeout)
-    @cython.locals(attempt=Attempt, node=NodeConnection, retry_timeout=double, is_last=bint)
+    @cython.locals(plan=RoutePlan, link=NodeLink, upstream=Upstream, attempt=Attempt, node=NodeConnection, retry_timeout=double, is_last=bint)
     cdef _attempt_next(self, double now)
     @cython.locals(timeout=double)
     cdef _connect(self, double now)
-    @cython.locals(length=cython.longlong, head=bytes, body=bytes, extra=bytes)
+    @cython.locals(plan=RoutePlan, link=NodeLink, length=cython.longlong, head=bytes, body=bytes, extra=bytes)
     cdef _send(self, NodeConnection node, double now)
-    cdef bytes _render_body(self, link)
+    @cython.locals(facts=BodyFacts, body=bytes)
+    cdef bytes _render_body(self, NodeLink link)
     cdef _send_piece(self, bytes piece)
     cdef _end_body(self)
-    @cython.locals(node=NodeConnection, head=ResponseHead)
+    @cython.locals(plan=RoutePlan, node=NodeConnection, head=ResponseHead)
     cdef _on_head(self, double now)
     cdef long long _client_framing(self, ResponseHead head) except? -9
     cdef _hold(self, bytes data, Py_ssize_t start, Py_ssize_t end, bint complete, double now)
@@ -96,6 +99,7 @@ cdef class Exchange(ExchangeEvents):
     cdef _failed(self, error, double now)
     @cython.locals(node=NodeConnection)
     cdef _move_on(self, retryable, double now)
+    cdef bint _is_replayable(self) except -1
     cdef _record(self, str outcome, double now)
     @cython.locals(node=NodeConnection)
     cdef _end_attempt_ignored(self, double now)
@@ -103,6 +107,7 @@ cdef class Exchange(ExchangeEvents):
     cdef _commit(self, bint complete, double now)
     @cython.locals(node=NodeConnection)
     cdef _relay_first(self, bytes data, bint complete, double now)
+    @cython.locals(plan=RoutePlan, link=NodeLink, extra=bytes)
     cdef bytes _render_head(self, ResponseHead head, long long framing)
     @cython.locals(relay=Relay)
     cdef _relay_read(self, bytes data, Py_ssize_t start, Py_ssize_t end, bint complete, double now)
@@ -110,6 +115,7 @@ cdef class Exchange(ExchangeEvents):
     cdef _send_to_client(self, bytes out, double now)
     @cython.locals(relay=Relay, attempt=Attempt)
     cdef _finish_relay(self, bytes out, bytes content, double now)
+    @cython.locals(upstream=Upstream)
     cdef _count_status(self, Attempt attempt, double now)
     @cython.locals(relay=Relay)
     cdef _interrupted(self, error, double now)
@@ -118,7 +124,7 @@ cdef class Exchange(ExchangeEvents):
     cpdef on_tick(self, double now)
     @cython.locals(node=NodeConnection)
     cdef _failed_by_clock(self, double now)
-    @cython.locals(relay=Relay)
+    @cython.locals(plan=RoutePlan, relay=Relay)
     cdef _tick_relaying(self, double now)
     cpdef on_shutdown(self)
     cdef _give_up(self, double now)

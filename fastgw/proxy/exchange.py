@@ -36,7 +36,7 @@ from ..errors import (
     NoNodeAvailable,
     Retryable,
 )
-from ..llm import body as llm_body
+from ..llm.body import BodyFacts, answer_problem, replace_model, scan
 from ..llm.outcome import Outcome, Verdict, classify, classify_error_event
 from ..llm.sse import EventKind, EventScanner
 from ..wire.client_connection import ClientConnection
@@ -55,6 +55,7 @@ HELD_ERROR_S = 5.0  # ... and for how long
 _FIRST_CONTENT = int(
     EventKind.CONTENT | EventKind.REASONING | EventKind.TOOL_CALL | EventKind.FINISH | EventKind.OTHER
 )
+_NUMBERS = tuple(b"%d\r\n" % number for number in range(10))
 _SILENT = int(EventKind.COMMENT | EventKind.BLANK)
 _ERROR = int(EventKind.ERROR)
 
@@ -106,9 +107,8 @@ class Exchange(ExchangeEvents):
         self.body = HeldBody(exchanges)
         self.is_streaming_body = False  # too large to hold: goes through once
         self.body_complete = False
-        self.facts: Any = None
+        self.facts: BodyFacts | None = None
         self.wants_stream = False
-        self.is_replayable = False
         # The attempt
         self.attempt: Attempt | None = None
         self.link: NodeLink | None = None
@@ -122,7 +122,7 @@ class Exchange(ExchangeEvents):
         self.sent_at = 0.0
         self.share_deadline = 0.0  # of the attempt, by its share of the time left
         self.phase_deadline = 0.0
-        self.total_deadline = now + plan.deadlines.total_s
+        self.total_deadline = now + plan.total_s
         self.node_stalled_at = 0.0
         self.is_adapted = False
         # The answer
@@ -199,17 +199,13 @@ class Exchange(ExchangeEvents):
                 self._respect_patience(timeout)
             body = self.body.data
             if body is not None and not self.is_streaming_body:
-                facts = llm_body.scan(body)
+                facts = scan(body)
                 if facts is not None:
                     if facts.duplicate_model:
                         self._answer_error(ClientError("the field 'model' is there more than once"))
                         return
                     self.facts = facts
                     self.wants_stream = facts.stream
-        if plan.replayable is None:
-            self.is_replayable = is_replayable(self.method, self.head.path, self.body.data)
-        else:
-            self.is_replayable = plan.replayable
         if plan.upstream is None:
             self._answer_error(NoNodeAvailable("this route has no upstream"))
             return
@@ -223,7 +219,7 @@ class Exchange(ExchangeEvents):
             return
         # A little earlier: an error of ours still reaches a caller who has not given up.
         seconds -= min(1.0, 0.1 * seconds)
-        if 0 < seconds < self.plan.deadlines.total_s:
+        if 0 < seconds < self.plan.total_s:
             self.total_deadline = self.started_at + seconds
 
     # --- Attempts -----------------------------------------------------------------------------
@@ -266,7 +262,7 @@ class Exchange(ExchangeEvents):
             self._connect(now)
 
     def _connect(self, now: float) -> None:
-        timeout = min(self.plan.deadlines.connect_s, self.share_deadline - now)
+        timeout = min(self.plan.connect_s, self.share_deadline - now)
         self.phase = _CONNECTING
         self.phase_deadline = now + timeout + 0.5  # the dialler's own limit comes first
         self.dial = self.link.pool.dial(self, timeout)  # type: ignore[union-attr]
@@ -287,7 +283,7 @@ class Exchange(ExchangeEvents):
         """Render the request for this attempt's node and send it."""
         link = self.link
         assert link is not None
-        deadlines = self.plan.deadlines
+        plan = self.plan
         self.node = node
         self.phase = _WAITING
         self.sent_at = now
@@ -296,7 +292,7 @@ class Exchange(ExchangeEvents):
         self.answer_held = 0
         self.node_stalled_at = 0.0
         self.phase_deadline = min(
-            self.share_deadline, now + (deadlines.head_stream_s if self.wants_stream else deadlines.head_s)
+            self.share_deadline, now + (plan.head_stream_s if self.wants_stream else plan.head_s)
         )
         body = self._render_body(link)
         if self.is_streaming_body:
@@ -333,7 +329,7 @@ class Exchange(ExchangeEvents):
         if model == facts.model:
             return body
         self.is_adapted = True
-        return llm_body.replace_model(body, facts, model)
+        return replace_model(body, facts, model)
 
     def _send_piece(self, piece: bytes) -> None:
         """Pass on a part of a body that is too large to hold."""
@@ -387,7 +383,6 @@ class Exchange(ExchangeEvents):
         assert node is not None
         head = node.head
         assert head is not None
-        deadlines = plan.deadlines
         self.node_status = head.status
         if head.status >= 400 and plan.fails_over_on_status and (plan.is_llm or is_nodes_fault(head.status)):
             self.phase = _REFUSED
@@ -403,8 +398,7 @@ class Exchange(ExchangeEvents):
                 self.relay = Relay(node.framer, framing, EventScanner())
             self.phase_deadline = min(
                 self.share_deadline,
-                self.sent_at
-                + (deadlines.first_content_stream_s if self.wants_stream else deadlines.first_content_s),
+                self.sent_at + (plan.first_content_stream_s if self.wants_stream else plan.first_content_s),
             )
         else:
             self.phase = _RELAYING  # by _relay_first, which has the first bytes too
@@ -465,7 +459,7 @@ class Exchange(ExchangeEvents):
             assert head is not None
             body = held[0] if len(held) == 1 else b"".join(held)
             expects_json = head.status != 204 and computes_answer(self.method, self.head.path)
-            problem = llm_body.answer_problem(body) if expects_json else None
+            problem = answer_problem(body) if expects_json else None
             if problem is not None:
                 self.node = None
                 error = (
@@ -619,14 +613,22 @@ class Exchange(ExchangeEvents):
         if self.is_streaming_body and not (retryable is Retryable.ALWAYS and self.body.held):
             self._give_up(now)
             return
-        replayable = self.is_replayable and self.plan.replays_uncertain
-        if not may_attempt_again(retryable, replayable, self.uncertain):
+        if not may_attempt_again(retryable, self._is_replayable(), self.uncertain):
             self._give_up(now)
             return
         if retryable is not Retryable.ALWAYS:
             self.uncertain += 1
             self.exchanges.uncertain_replays += 1
         self._attempt_next(now)
+
+    def _is_replayable(self) -> bool:
+        """May this request run twice? Asked while the body is still held."""
+        plan = self.plan
+        if not plan.replays_uncertain:
+            return False
+        if plan.replayable is not None:
+            return bool(plan.replayable)
+        return is_replayable(self.method, self.head.path, self.body.data)
 
     def _record(self, outcome: str, now: float) -> None:
         link = self.link
@@ -699,13 +701,15 @@ class Exchange(ExchangeEvents):
         plan = self.plan
         link = self.link
         assert link is not None
-        extra = b"x-fastgw-request-id: %b\r\n" % self.request_id
+        # Joined, not formatted: this runs for every answer.
+        extra = b"x-fastgw-request-id: " + self.request_id + b"\r\n"
+        if head.get(b"x-request-id") is None:
+            extra += b"x-request-id: " + self.request_id + b"\r\n"
         if plan.shows_headers:
-            extra += b"x-fastgw-upstream: %b\r\nx-fastgw-attempts: %d\r\n" % (link.name_bytes, self.attempts)
+            number = _NUMBERS[self.attempts] if self.attempts < len(_NUMBERS) else b"%d\r\n" % self.attempts
+            extra += link.answer_lines + number
             if self.is_adapted:
                 extra += b"x-fastgw-adapted: model\r\n"
-        if head.get(b"x-request-id") is None:
-            extra += b"x-request-id: %b\r\n" % self.request_id
         self.ends_by_close = framing == UNTIL_CLOSE
         self.keep_alive = not self.ends_by_close and self.client.keeps_alive()
         self.status = head.status
@@ -850,13 +854,11 @@ class Exchange(ExchangeEvents):
                 self._judge_error(False, None, now)
             else:
                 self._failed_by_clock(now)
-        elif self.node_stalled_at and now - self.node_stalled_at >= self.plan.deadlines.node_write_s:
+        elif self.node_stalled_at and now - self.node_stalled_at >= self.plan.node_write_s:
             self._failed_by_clock(now)
         elif self.attempt is not None and self.attempt.kind == 0 and self.attempt.is_stale():
             # Others have found the node out: this request need not wait for its own deadline.
-            if phase == _CONNECTING or (
-                self.is_replayable and self.plan.replays_uncertain and not self.uncertain
-            ):
+            if phase == _CONNECTING or (not self.uncertain and self._is_replayable()):
                 self._failed(FoundOut(), now)
 
     def _failed_by_clock(self, now: float) -> None:
@@ -867,18 +869,16 @@ class Exchange(ExchangeEvents):
         self._failed(ConnectTimeout() if phase == _CONNECTING else NodeTimeout(), now)
 
     def _tick_relaying(self, now: float) -> None:
-        deadlines = self.plan.deadlines
+        plan = self.plan
         relay = self.relay
         if now >= self.total_deadline:
             self._interrupted(DeadlineExceeded(), now)
         elif self.client_stalled_at:
-            if now - self.client_stalled_at >= deadlines.client_write_s:
+            if now - self.client_stalled_at >= plan.client_write_s:
                 self.note = "client_stalled"
                 self.client.abort()
-        elif now - self.last_byte_at >= deadlines.idle_s or (
-            relay is not None
-            and relay.scanner is not None
-            and now - self.last_progress_at >= deadlines.progress_s
+        elif now - self.last_byte_at >= plan.idle_s or (
+            relay is not None and relay.scanner is not None and now - self.last_progress_at >= plan.progress_s
         ):
             self._interrupted(NodeTimeout(), now)
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from itertools import count
 from time import monotonic
 from typing import Any, Protocol
 
@@ -85,8 +84,8 @@ class Dispatcher:
         self.on_answered = on_answered
         self.errors_like_apisix = errors_like_apisix
         self.is_draining = False
-        self._ids = count(1)
-        self._id_prefix = os.urandom(8).hex().encode()
+        self._requests = 0
+        self._id_prefix = os.urandom(8).hex().encode() + b"-"
 
     # --- From listeners -----------------------------------------------------------------------
 
@@ -186,11 +185,12 @@ class Dispatcher:
     # --- Request ids --------------------------------------------------------------------------
 
     def _new_id(self) -> bytes:
-        return b"%b-%x" % (self._id_prefix, next(self._ids))
+        self._requests += 1
+        return self._id_prefix + str(self._requests).encode()
 
     def _request_id(self, head: RequestHead) -> bytes:
         """The client's own id if it is sane, else a new one."""
-        given: Any = head.get(b"x-request-id")
+        given = head.get(b"x-request-id")
         if given is not None and 0 < len(given) <= 64 and _SANE_ID.issuperset(given):
-            return bytes(given)
+            return given
         return self._new_id()

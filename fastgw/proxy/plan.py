@@ -7,7 +7,7 @@ from typing import Any
 from ..balancing.deadlines import Deadlines
 from ..balancing.upstream import Upstream
 from ..llm.dialect import ModelMap
-from ..wire.head import RequestTemplate, ResponseTemplate, field_block
+from ..wire.head import RequestTemplate, ResponseTemplate, check_value, field_block
 from ..wire.pool import Pool
 
 
@@ -16,19 +16,6 @@ class NodeLink:
 
     ``position`` is the node's place in the upstream. Its credentials are in ``template`` only.
     """
-
-    __slots__ = (
-        "auth_names",
-        "models",
-        "name",
-        "name_bytes",
-        "node",
-        "pool",
-        "position",
-        "provider",
-        "query",
-        "template",
-    )
 
     def __init__(
         self,
@@ -44,7 +31,8 @@ class NodeLink:
     ) -> None:
         self.node = node
         self.name: str = node.name
-        self.name_bytes = node.name.encode()
+        # The answer's own lines, but for the number of attempts.
+        self.answer_lines = b"x-fastgw-upstream: %b\r\nx-fastgw-attempts: " % check_value(node.name.encode())
         self.pool = pool
         self.template = template
         self.position = position
@@ -66,25 +54,6 @@ class NodeLink:
 
 class RoutePlan:
     """One route, ready to serve: upstream, nodes, limits and what its plugins do."""
-
-    __slots__ = (
-        "answer_template",
-        "deadlines",
-        "fails_over_on_status",
-        "hold_answer_bytes",
-        "is_llm",
-        "links",
-        "max_attempts",
-        "name",
-        "passthrough",
-        "plugins",
-        "replayable",
-        "replays_uncertain",
-        "shows_headers",
-        "strip_prefix",
-        "uncommitted_bytes",
-        "upstream",
-    )
 
     def __init__(
         self,
@@ -110,7 +79,18 @@ class RoutePlan:
         self.upstream = upstream
         self.links = links
         self.plugins = plugins
-        self.deadlines = deadlines or Deadlines()
+        self.deadlines = limits = deadlines or Deadlines()
+        # The same as C numbers, for the exchange.
+        self.connect_s = limits.connect_s
+        self.head_stream_s = limits.head_stream_s
+        self.head_s = limits.head_s
+        self.first_content_stream_s = limits.first_content_stream_s
+        self.first_content_s = limits.first_content_s
+        self.progress_s = limits.progress_s
+        self.idle_s = limits.idle_s
+        self.node_write_s = limits.node_write_s
+        self.client_write_s = limits.client_write_s
+        self.total_s = limits.total_s
         self.is_llm = is_llm
         self.replayable = replayable
         self.replays_uncertain = replays_uncertain

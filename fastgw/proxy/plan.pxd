@@ -1,0 +1,51 @@
+from ..balancing.upstream cimport Upstream
+from ..wire.head cimport RequestTemplate, ResponseTemplate
+from ..wire.pool cimport Pool
+
+
+cdef class NodeLink:
+    cdef readonly object node
+    cdef readonly str name
+    cdef readonly Pool pool
+    cdef readonly RequestTemplate template
+    cdef readonly int position
+    cdef readonly object provider
+    cdef readonly object models
+    cdef readonly bytes query
+    cdef readonly frozenset auth_names
+    cdef readonly bytes answer_lines
+
+    cpdef bytes own_over(self, list fields)
+    cpdef bytes target(self, bytes target)
+
+
+cdef class RoutePlan:
+    cdef readonly str name
+    cdef readonly Upstream upstream
+    cdef readonly tuple links
+    cdef readonly tuple plugins
+    cdef readonly object deadlines
+    cdef readonly double connect_s
+    cdef readonly double head_stream_s
+    cdef readonly double head_s
+    cdef readonly double first_content_stream_s
+    cdef readonly double first_content_s
+    cdef readonly double progress_s
+    cdef readonly double idle_s
+    cdef readonly double node_write_s
+    cdef readonly double client_write_s
+    cdef readonly double total_s
+    cdef readonly bint is_llm
+    cdef readonly object replayable
+    cdef readonly bint replays_uncertain
+    cdef readonly bint fails_over_on_status
+    cdef readonly bint passthrough
+    cdef readonly int max_attempts
+    cdef readonly long long hold_answer_bytes
+    cdef readonly long long uncommitted_bytes
+    cdef readonly bint shows_headers
+    cdef readonly bytes strip_prefix
+    cdef readonly ResponseTemplate answer_template
+    cdef object __weakref__
+
+    cpdef bytes target_of(self, bytes target)
