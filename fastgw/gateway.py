@@ -501,11 +501,13 @@ class Gateway:
         built.prober = Prober(built.upstream, tuple(probed), settings)
 
     def _plan(self, route: RouteConfig, built: BuiltUpstream | None, config: Config) -> RoutePlan:
-        fields, dropped, plugins, host = self._plugins(route.plugins, config)
         is_apisix = config.profile is Profile.APISIX
         passthrough = route.passthrough or is_apisix
         upstream = built.config if built is not None else None
         is_llm = upstream is not None and any(node.provider for node in upstream.nodes)
+        fields, dropped, plugins, host = self._plugins(
+            route.plugins, config, passthrough=passthrough, is_llm=is_llm
+        )
         links: tuple[NodeLink, ...] = ()
         if built is not None:
             links = tuple(
@@ -574,7 +576,7 @@ class Gateway:
 
     @staticmethod
     def _plugins(
-        configs: tuple[PluginConfig, ...], config: Config
+        configs: tuple[PluginConfig, ...], config: Config, *, passthrough: bool, is_llm: bool
     ) -> tuple[list[tuple[bytes, bytes]], set[bytes], tuple[Any, ...], bytes | None]:
         """A route's plugins: what they do to every request alike, and the ones that must run.
 
@@ -599,6 +601,8 @@ class Gateway:
                 auth = KeyAuth(
                     plugin.conf,
                     [(consumer.username, consumer.keys) for consumer in config.consumers],
+                    hides=not passthrough,  # a client's key is for us
+                    tells_node=passthrough or not is_llm,  # a provider need not know who asks
                     errors_like_apisix=config.profile is Profile.APISIX,
                 )
                 running.append((meta.get("priority", auth.priority), auth))

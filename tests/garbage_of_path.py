@@ -15,6 +15,7 @@ import sys
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
+from types import CoroutineType
 from typing import Any
 
 import uvloop
@@ -83,13 +84,14 @@ async def abort(bench: Bench) -> None:
 
 
 async def retry(bench: Bench) -> None:
-    for kind, parameters in (
+    faults: list[tuple[FaultKind, dict[str, Any]]] = [
         (FaultKind.STATUS, {"status": 500}),
         (FaultKind.RESET_BEFORE_HEAD, {}),
         (FaultKind.RESET_AFTER_HEAD, {}),
         (FaultKind.ERROR_EVENT, {}),
         (FaultKind.STATUS, {"status": 429}),
-    ):
+    ]
+    for kind, parameters in faults:
         bench.fault(kind, **parameters)
         await bench.ask(stream=kind is FaultKind.ERROR_EVENT)
 
@@ -170,7 +172,7 @@ def garbage() -> dict[str, int]:
             found[f"{kind.__module__}.{kind.__qualname__}"] += 1
         elif isinstance(found_object, BaseException):
             found[repr(found_object)] += 1
-        elif asyncio.iscoroutine(found_object) and "fastgw" in str(found_object.cr_code.co_filename):
+        elif isinstance(found_object, CoroutineType) and "fastgw" in found_object.cr_code.co_filename:
             found[found_object.__qualname__] += 1
     gc.garbage.clear()
     return dict(found)

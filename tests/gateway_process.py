@@ -2,8 +2,8 @@
 
 The argument is an object with ``config`` (a file), ``connect_to`` and ``ca_file`` of the simulation,
 and maybe ``access_log`` and ``drain_s``. When it listens it prints one line of JSON with its ports.
-SIGTERM drains and ends it, SIGHUP reloads; the end of its standard input ends it at once, so that
-it never outlives the test.
+SIGTERM drains and ends it; the end of its standard input ends it at once, so that it never outlives
+the test.
 """
 
 from __future__ import annotations
@@ -52,7 +52,9 @@ class Process:
 
 
 @contextmanager
-def gateway_process(options: dict[str, Any], *, errors: Path, python: tuple[str, ...] = ()) -> Iterator[Process]:
+def gateway_process(
+    options: dict[str, Any], *, errors: Path, python: tuple[str, ...] = ()
+) -> Iterator[Process]:
     """Start one; it is gone at the end. What it says on standard error is in ``errors``."""
     with errors.open("wb") as stderr:
         popen = subprocess.Popen(
@@ -96,8 +98,8 @@ async def serve(options: dict[str, Any]) -> None:
     loop = asyncio.get_running_loop()
     loop.slow_callback_duration = 60.0  # -X dev reports what took long, which says something of the machine
     ended = asyncio.Event()
-    on_signals({signal.SIGTERM: ended.set, signal.SIGHUP: lambda: None if gateway.reload() else None})
-    loop.add_reader(sys.stdin.fileno(), lambda: None if os.read(0, 1) else os._exit(9))
+    on_signals({signal.SIGTERM: ended.set})
+    loop.add_reader(sys.stdin.fileno(), lambda: os._exit(9))  # its end: nothing is ever written there
     print(json.dumps({"port": gateway.addresses[0].port, "admin_port": admin.address.port}), flush=True)
     await ended.wait()
     await gateway.drain(options.get("drain_s"))

@@ -36,7 +36,9 @@ class Answer:
         return self.headers.get("connection", "").lower() == "close"
 
 
-def encode(method: str, path: str, headers: Mapping[str, str] | None = None, body: bytes | None = None) -> bytes:
+def encode(
+    method: str, path: str, headers: Mapping[str, str] | None = None, body: bytes | None = None
+) -> bytes:
     """A request as bytes. A ``host`` of one's own wins; "" leaves Host out."""
     fields = {"host": "127.0.0.1", **(headers or {})}
     if body is not None:

@@ -24,6 +24,8 @@ class KeyAuth:
     Args:
         conf: validated.
         consumers: (username, keys) pairs of all consumers.
+        hides: take the key out of the request where the conf does not say whether to.
+        tells_node: the node learns the consumer's name.
         errors_like_apisix: the error body's shape.
     """
 
@@ -35,12 +37,15 @@ class KeyAuth:
         conf: Mapping[str, Any],
         consumers: Iterable[tuple[str, tuple[str, ...]]],
         *,
+        hides: bool = False,
+        tells_node: bool = True,
         errors_like_apisix: bool = False,
     ) -> None:
         self.header = conf.get("header", "apikey").lower().encode()
         self.query = conf.get("query", "apikey")
         self.realm = conf.get("realm", "key")
-        self.hides = conf.get("hide_credentials", False)
+        self.tells_node = tells_node
+        self.hides = conf.get("hide_credentials", hides)
         self.anonymous = conf.get("anonymous_consumer")
         self.errors_like_apisix = errors_like_apisix
         self._consumers = {_digest(key.encode()): username for username, keys in consumers for key in keys}
@@ -58,8 +63,9 @@ class KeyAuth:
                 return self._refuse("Invalid API key in request" if given else "Missing API key in request")
             consumer = self.anonymous
         request.consumer = consumer
-        request.added.append((b"x-consumer-username", consumer.encode()))
         request.dropped.add(b"x-consumer-username")
+        if self.tells_node:
+            request.added.append((b"x-consumer-username", consumer.encode()))
         if self.hides:
             if in_header:
                 request.dropped.add(self.header)

@@ -262,6 +262,8 @@ class NodeConnection(_Base, asyncio.Protocol):
         self.message_ended = True
 
     def data_received(self, data: bytes) -> None:
+        if self.state == _CLOSED:
+            return
         tls = self.tls
         if tls is not None:
             try:
@@ -281,9 +283,8 @@ class NodeConnection(_Base, asyncio.Protocol):
                 return
         if self.exchange is None:
             # Nothing was asked: a late 408, a goodbye, or somebody else's answer.
-            if self.state != _OPENING:
-                self.pool.unsolicited += 1
-                self.close()
+            self.pool.unsolicited += 1
+            self.close()
             return
         self.answer_bytes += len(data)
         self._read_answer(data)

@@ -55,7 +55,10 @@ upstreams:
     name: shared
     scheme: https
     nodes:
-      - {host: api.deepseek.com, port: 443, weight: 1, auth: {header: {Authorization: "Bearer ${DEEPSEEK_API_KEY}"}}}
+      - host: api.deepseek.com
+        port: 443
+        weight: 1
+        auth: {header: {Authorization: "Bearer ${DEEPSEEK_API_KEY}"}}
     checks: {active: {type: https, http_path: /, healthy: {successes: 1}, unhealthy: {http_failures: 2}}}
 #END
 """
@@ -210,8 +213,11 @@ def test_no_checker_is_an_empty_object(ca_dir: Path) -> None:
 
 
 def test_port_of_the_probes_is_shown_and_nodes_probed_at_one_place_once(ca_dir: Path) -> None:
-    text = CONFIG.replace("          http_path: /\n", "          http_path: /\n          port: 8080\n").replace(
-        "        - host: api.deepseek.com\n          port: 443", "        - host: api.openai.com\n          port: 444"
+    text = CONFIG.replace(
+        "          http_path: /\n", "          http_path: /\n          port: 8080\n"
+    ).replace(
+        "        - host: api.deepseek.com\n          port: 443",
+        "        - host: api.openai.com\n          port: 444",
     )
     with running(ca_dir, quick_probes(config_of(text), 600)) as rig:
         nodes = get(rig, "/v1/healthcheck")[0]["nodes"]
@@ -223,7 +229,9 @@ def test_upstreams_with_the_same_id_are_not_mixed_up(ca_dir: Path) -> None:
     with running(ca_dir, quick_probes(config_of(APISIX), 600)) as rig:
         answer = httpx.post(rig.url + CHAT, json={"model": "gpt-4o", "messages": MESSAGES})
         assert (answer.status_code, answer.headers["x-fastgw-upstream"]) == (200, DEEPSEEK)
-        assert {(node["host"]) for upstream in get(rig, "/admin/upstreams") for node in upstream["nodes"]} == {
+        assert {
+            (node["host"]) for upstream in get(rig, "/admin/upstreams") for node in upstream["nodes"]
+        } == {
             "api.openai.com",
             "api.deepseek.com",
         }
@@ -306,7 +314,9 @@ def test_get_changes_nothing(ca_dir: Path) -> None:
         wait_until(lambda: rig.counts()["node_connections"]["idle"] == 1, "nothing was flushed")
 
 
-@pytest.mark.parametrize("path", ["/livez", "/readyz", "/debug/counts", "/v1/healthcheck", "/v1/healthcheck/routes/llm"])
+@pytest.mark.parametrize(
+    "path", ["/livez", "/readyz", "/debug/counts", "/v1/healthcheck", "/v1/healthcheck/routes/llm"]
+)
 def test_what_only_shows_takes_no_post(rig: Rig, path: str) -> None:
     answer = ask(rig, "POST", path, body=b"{}")
     assert (answer.status, answer.headers["allow"]) == (405, "GET, HEAD")
@@ -340,7 +350,16 @@ def test_requests_of_web_pages_are_refused(ca_dir: Path, headers: dict[str, str]
 
 
 @pytest.mark.parametrize(
-    "host", ["evil.example", "evil.example:9180", "127.evil.example", "127.0.0.1.evil.example", "10.0.0.1", "[::2]", "0.0.0.0"]
+    "host",
+    [
+        "evil.example",
+        "evil.example:9180",
+        "127.evil.example",
+        "127.0.0.1.evil.example",
+        "10.0.0.1",
+        "[::2]",
+        "0.0.0.0",
+    ],
 )
 def test_foreign_host_is_refused(rig: Rig, host: str) -> None:
     """A page can make its own name lead to this machine; the browser then still says that name."""
@@ -348,7 +367,9 @@ def test_foreign_host_is_refused(rig: Rig, host: str) -> None:
         assert ask(rig, "GET", path, {"host": host}).status == 421
 
 
-@pytest.mark.parametrize("host", ["127.0.0.1", "127.0.0.1:9180", "localhost", "LocalHost:1", "[::1]", "[::1]:9180", "127.9.8.7"])
+@pytest.mark.parametrize(
+    "host", ["127.0.0.1", "127.0.0.1:9180", "localhost", "LocalHost:1", "[::1]", "[::1]:9180", "127.9.8.7"]
+)
 def test_own_names_are_served(rig: Rig, host: str) -> None:
     assert ask(rig, "GET", "/livez", {"host": host}).status == 200
 
@@ -386,7 +407,12 @@ def test_token_is_asked_for_and_compared(ca_dir: Path) -> None:
         ]
         for value in wrong:
             headers = {"authorization": value} if value is not None else {}
-            for method, path in (("GET", "/debug/counts"), ("POST", "/admin/reload"), ("GET", "/nowhere"), ("GET", "/")):
+            for method, path in (
+                ("GET", "/debug/counts"),
+                ("POST", "/admin/reload"),
+                ("GET", "/nowhere"),
+                ("GET", "/"),
+            ):
                 answer = ask(rig, method, path, headers, port=port)
                 assert answer.status == 401, (value, path)
                 assert answer.headers["www-authenticate"].startswith("Bearer")
@@ -397,7 +423,7 @@ def test_token_is_asked_for_and_compared(ca_dir: Path) -> None:
         for scheme in ("Bearer", "bearer"):
             headers = {"authorization": f"{scheme} {TOKEN}"}
             assert ask(rig, "GET", "/debug/counts", headers, port=port).status == 200
-        assert ask(rig, "POST", "/admin/reload", headers, port=port).status == 200
+            assert ask(rig, "POST", "/admin/reload", headers, port=port).status == 200
 
 
 # --- HTTP -------------------------------------------------------------------------------------
@@ -412,7 +438,9 @@ def test_connection_is_kept_alive_and_pipelined(rig: Rig) -> None:
                 assert (answer.status, answer.closes) == (200, False)
             assert (await connection.ask("POST", "/debug/flush", body=b'{"a": 1}')).status == 200
             assert (await connection.ask("GET", "/nowhere")).status == 404
-            connection.writer.write(encode("GET", "/livez") + encode("HEAD", "/readyz") + encode("GET", "/status"))
+            connection.writer.write(
+                encode("GET", "/livez") + encode("HEAD", "/readyz") + encode("GET", "/status")
+            )
             assert (await connection.answer()).status == 200
             assert (await connection.answer(is_head=True)).body == b""
             assert (await connection.answer()).json() == {"status": "ok"}
@@ -431,13 +459,29 @@ def test_connection_is_kept_alive_and_pipelined(rig: Rig) -> None:
         (b"GET /livez HTTP/1.1\r\n\r\n", 400),  # no Host
         (b"GET /livez HTTP/1.1\r\nHost: a\r\nHost: b\r\n\r\n", 400),
         (b"POST /debug/flush HTTP/1.1\r\nHost: localhost\r\nContent-Length: x\r\n\r\n", 400),
-        (b"POST /debug/flush HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1\r\nTransfer-Encoding: chunked\r\n\r\n", 400),
+        (
+            b"POST /debug/flush HTTP/1.1\r\nHost: localhost\r\n"
+            b"Content-Length: 1\r\nTransfer-Encoding: chunked\r\n\r\n",
+            400,
+        ),
         (b"GET /" + b"a" * 8000 + b" HTTP/1.1\r\nHost: localhost\r\n\r\n", 414),
         (b"GET /livez HTTP/1.1\r\nHost: localhost\r\nA: " + b"a" * 20_000 + b"\r\n\r\n", 431),
         (b"GET /livez HTTP/1.1\r\nHost: localhost\r\n" + b"A: b\r\n" * 100 + b"\r\n", 431),
         (b"POST /debug/flush HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n", 400),
     ],
-    ids=["garbage", "two slashes", "dots", "no host", "two hosts", "bad length", "two lengths", "long path", "long field", "many fields", "bad chunk"],
+    ids=[
+        "garbage",
+        "two slashes",
+        "dots",
+        "no host",
+        "two hosts",
+        "bad length",
+        "two lengths",
+        "long path",
+        "long field",
+        "many fields",
+        "bad chunk",
+    ],
 )
 def test_malformed_request_is_refused_and_the_connection_closed(rig: Rig, raw: bytes, status: int) -> None:
     answers = say(rig, raw + b"GET /livez HTTP/1.1\r\nHost: localhost\r\n\r\n")
@@ -464,7 +508,8 @@ def test_body_is_read_away_and_100_continue_is_said(rig: Rig) -> None:
         async with connected(rig.admin.address.port) as connection:
             for _ in range(2):
                 connection.writer.write(
-                    b"POST /debug/flush HTTP/1.1\r\nHost: localhost\r\nContent-Length: 60000\r\nExpect: 100-continue\r\n\r\n"
+                    b"POST /debug/flush HTTP/1.1\r\nHost: localhost\r\n"
+                    b"Content-Length: 60000\r\nExpect: 100-continue\r\n\r\n"
                 )
                 assert await connection.reader.readuntil(b"\r\n\r\n") == b"HTTP/1.1 100 Continue\r\n\r\n"
                 connection.writer.write(b"x" * 60000)
@@ -518,18 +563,28 @@ def test_no_answer_shows_a_secret(ca_dir: Path) -> None:
     text = (
         CONFIG.replace("  dead_reprobe: 1", '  dead_reprobe: 1\n  admin_token: "${ADMIN_TOKEN}"')
         .replace("        uris:", "        plugins: {key-auth: {}}\n        uris:")
-        .replace("          http_path: /\n", '          http_path: /\n          req_headers: ["X-Probe-Key: ${CLIENT_KEY}"]\n')
+        .replace(
+            "          http_path: /\n",
+            '          http_path: /\n          req_headers: ["X-Probe-Key: ${CLIENT_KEY}"]\n',
+        )
     ) + 'consumers:\n  - username: jack\n    plugins: {key-auth: {key: "${CLIENT_KEY}"}}\n'
-    bad = text.replace("weight: 100", "weight: -1").replace("Bearer ${DEEPSEEK_API_KEY}", "${DEEPSEEK_API_KEY}\\n")
+    bad = text.replace("weight: 100", "weight: -1").replace(
+        "Bearer ${DEEPSEEK_API_KEY}", "${DEEPSEEK_API_KEY}\\n"
+    )
     texts = [bad, text]
     with running(
         ca_dir, config_of(text, **canaries), reload_config=lambda: config_of(texts.pop(), **canaries)
     ) as rig:
         asked = [ask(rig, "GET", path) for path in get(rig, "/")["get"]]
-        asked += [ask(rig, "GET", "/v1/healthcheck/routes/llm"), ask(rig, "GET", "/v1/healthcheck/routes/" + TOKEN[:5])]
+        asked += [
+            ask(rig, "GET", "/v1/healthcheck/routes/llm"),
+            ask(rig, "GET", "/v1/healthcheck/routes/" + TOKEN[:5]),
+        ]
         # The providers refuse these keys, so failures are shown, too.
         httpx.post(
-            rig.url + CHAT, json={"model": "gpt-4o", "messages": MESSAGES}, headers={"apikey": canaries["CLIENT_KEY"]}
+            rig.url + CHAT,
+            json={"model": "gpt-4o", "messages": MESSAGES},
+            headers={"apikey": canaries["CLIENT_KEY"]},
         )
         asked += [ask(rig, "GET", path) for path in get(rig, "/")["get"]]
         asked += [ask(rig, "POST", path) for path in ("/admin/reload", "/admin/reload", "/debug/flush")]

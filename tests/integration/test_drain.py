@@ -19,9 +19,9 @@ from fastgw.simulator import start as start_simulator
 
 CHAT = "/v1/chat/completions"
 # Deadlines far behind those of the drain.
-PATIENT = CONFIG.replace("head: 2, head_stream: 2, first_content: 2, first_content_stream: 2", "head: 60").replace(
-    "progress: 2, idle: 2, connect: 2, total: 20", "progress: 60, idle: 60, connect: 5, total: 120"
-)
+PATIENT = CONFIG.replace(
+    "head: 2, head_stream: 2, first_content: 2, first_content_stream: 2", "head: 60"
+).replace("progress: 2, idle: 2, connect: 2, total: 20", "progress: 60, idle: 60, connect: 5, total: 120")
 
 
 def slow(tokens: int = 40, delay_ms: int = 20) -> dict[str, str]:
@@ -167,7 +167,10 @@ def test_endless_stream_is_ended_honestly_at_the_limit(ca_dir: Path) -> None:
         asyncio.run(main())
         assert rig.counts()["streams_interrupted"] == 1
         # Nobody's fault.
-        assert all(node.counters["tcp_failure"] == node.counters["http_failure"] == 0 for node in rig.nodes().values())
+        assert all(
+            node.counters["tcp_failure"] == node.counters["http_failure"] == 0
+            for node in rig.nodes().values()
+        )
         wait_until(lambda: rig.call(lambda: rig.openai.counters.aborted) == 1, "the provider is told")
 
 

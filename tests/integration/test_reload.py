@@ -29,7 +29,9 @@ THIRD_NODE = """\
           priority: -2
 """
 DEEPSEEK_NODE = CONFIG[CONFIG.index("        - host: api.deepseek.com") : CONFIG.index("      checks:")]
-OPENAI_NODE = CONFIG[CONFIG.index("        - host: api.openai.com") : CONFIG.index("        - host: api.deepseek.com")]
+OPENAI_NODE = CONFIG[
+    CONFIG.index("        - host: api.openai.com") : CONFIG.index("        - host: api.deepseek.com")
+]
 OTHER = (
     CONFIG.replace("weight: 100", "weight: 7")
     .replace("connect: 2", "connect: 3")
@@ -39,16 +41,28 @@ OTHER = (
 # What can be wrong with a file, and a word that the message must have.
 BROKEN: list[tuple[str, str | bytes | None, str]] = [
     ("syntax", CONFIG + "  - {name: [\n", ""),
-    ("unknown key", CONFIG.replace("weight: 100", "wieght: 100"), "weight"),
+    ("unknown key", CONFIG.replace("weight: 100", "weights: 100"), "weight"),
     ("duplicate key", CONFIG.replace("weight: 100", "weight: 100\n          weight: 5"), "weight"),
     ("same node twice", CONFIG.replace("      checks:", OPENAI_NODE + "      checks:"), "api.openai.com"),
     ("bad host", CONFIG.replace("host: api.openai.com", 'host: "http://api.openai.com/"'), "host"),
     ("bad port", CONFIG.replace("port: 443", "port: 70000", 1), "port"),
     ("weight -1", CONFIG.replace("weight: 100", "weight: -1"), "weight"),
     ("missing variable", CONFIG.replace("${OPENAI_API_KEY}", "${NO_SUCH_KEY}"), "NO_SUCH_KEY"),
-    ("missing key file", CONFIG.replace('"Bearer ${OPENAI_API_KEY}"', "file:///no/such/key"), "Authorization"),
-    ("no node", CONFIG.replace(OPENAI_NODE, "").replace(DEEPSEEK_NODE, "").replace("nodes:", "nodes: []"), "nodes"),
-    ("unknown plugin", CONFIG.replace("        uris:", "        plugins: {no-such: {}}\n        uris:"), "no-such"),
+    (
+        "missing key file",
+        CONFIG.replace('"Bearer ${OPENAI_API_KEY}"', "file:///no/such/key"),
+        "Authorization",
+    ),
+    (
+        "no node",
+        CONFIG.replace(OPENAI_NODE, "").replace(DEEPSEEK_NODE, "").replace("nodes:", "nodes: []"),
+        "nodes",
+    ),
+    (
+        "unknown plugin",
+        CONFIG.replace("        uris:", "        plugins: {no-such: {}}\n        uris:"),
+        "no-such",
+    ),
     ("empty", "", ""),
     ("not a mapping", "just a text\n", ""),
     ("binary", b"\x00\x01\x02" * 100, "binary"),
@@ -144,7 +158,11 @@ def test_hundred_reloads_under_load_fail_no_request(ca_dir: Path, file: File) ->
                     if turn % 4 == 3:
                         content = BROKEN[turn // 4 % len(BROKEN)][1]
                     else:
-                        content = (OTHER, CONFIG, CONFIG.replace("      checks:", THIRD_NODE + "      checks:"))[turn % 4]
+                        content = (
+                            OTHER,
+                            CONFIG,
+                            CONFIG.replace("      checks:", THIRD_NODE + "      checks:"),
+                        )[turn % 4]
                     file.write(content)
                     seen = traffic.answered
                     results.append(await asyncio.to_thread(rig.call, rig.gateway.reload))
@@ -173,7 +191,9 @@ def test_stream_begun_before_a_reload_ends_whole_on_its_own_generation(ca_dir: P
                 body = chat("please echo the-first-request", stream=True)
                 request = asyncio.create_task(connection.ask("POST", CHAT, headers=headers, body=body))
                 await asyncio.to_thread(
-                    wait_until, lambda: rig.call(lambda: any(r.progress for r in rig.openai.requests)), "it streams"
+                    wait_until,
+                    lambda: rig.call(lambda: any(r.progress for r in rig.openai.requests)),
+                    "it streams",
                 )
                 # The node that answers is taken out of the file.
                 file.write(CONFIG.replace(OPENAI_NODE, ""))
@@ -198,7 +218,12 @@ def test_stream_begun_before_a_reload_ends_whole_on_its_own_generation(ca_dir: P
 
 @pytest.mark.parametrize(("name", "content", "word"), BROKEN, ids=[entry[0] for entry in BROKEN])
 def test_broken_file_changes_nothing_and_is_reported(
-    ca_dir: Path, file: File, name: str, content: str | bytes | None, word: str, caplog: pytest.LogCaptureFixture
+    ca_dir: Path,
+    file: File,
+    name: str,
+    content: str | bytes | None,
+    word: str,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     with running(ca_dir, file.load(), reload_config=file.load) as rig:
         before = rig.gateway.generation
@@ -207,8 +232,8 @@ def test_broken_file_changes_nothing_and_is_reported(
         answer = httpx.post(rig.admin_url + "/admin/reload")
         assert monotonic() - begin < 10  # the goal is 1 s
         assert answer.status_code == 400
-        error = rig.gateway.last_reload_error
-        assert rig.gateway.last_reload_ok is False
+        is_ok, error = rig.gateway.last_reload_ok, rig.gateway.last_reload_error
+        assert not is_ok
         assert answer.json()["error"] == error
         for line in error.splitlines():
             place = line.removeprefix(f"{file.path}:").split(":")
@@ -222,8 +247,7 @@ def test_broken_file_changes_nothing_and_is_reported(
         # The next good one is taken, and the state says so.
         file.write(OTHER)
         assert reload(rig)
-        assert rig.gateway.last_reload_ok is True
-        assert rig.gateway.last_reload_error == ""
+        assert (rig.gateway.last_reload_ok, rig.gateway.last_reload_error) == (True, "")
         assert generation(rig) == 2
 
 
@@ -296,7 +320,9 @@ def test_changed_weight_keeps_health_and_connections(ca_dir: Path, file: File) -
 
 def test_new_key_of_a_node_is_used_at_once(ca_dir: Path, file: File) -> None:
     """Its operator has paid, or has mended the file: nobody waits for the re-probe of the old key."""
-    wrong = CONFIG.replace("${OPENAI_API_KEY}", "sk-that-is-wrong").replace("dead_reprobe: 1", "dead_reprobe: 600")
+    wrong = CONFIG.replace("${OPENAI_API_KEY}", "sk-that-is-wrong").replace(
+        "dead_reprobe: 1", "dead_reprobe: 600"
+    )
     file.write(wrong)
     with running(ca_dir, file.load(), reload_config=file.load) as rig:
         assert ask(rig).headers["x-fastgw-upstream"] == DEEPSEEK
@@ -327,7 +353,8 @@ def test_removed_node_loses_its_connections_and_its_probes(ca_dir: Path, file: F
         wait_until(lambda: rig.call(lambda: rig.openai.connections_open) == 0, "its connections are closed")
         seen = rig.call(lambda: (rig.openai.counters.connections, rig.deepseek.counters.requests))
         wait_until(
-            lambda: rig.call(lambda: rig.deepseek.counters.requests) > seen[1] + 5, "the other is still probed"
+            lambda: rig.call(lambda: rig.deepseek.counters.requests) > seen[1] + 5,
+            "the other is still probed",
         )
         assert rig.call(lambda: rig.openai.counters.connections) == seen[0]
         assert list(rig.nodes()) == [DEEPSEEK]
@@ -340,7 +367,17 @@ def test_removed_node_loses_its_connections_and_its_probes(ca_dir: Path, file: F
 
 # --- What goes --------------------------------------------------------------------------------
 
-KINDS = ("Generation", "RouteTable", "Route", "RoutePlan", "NodeLink", "BuiltUpstream", "Upstream", "Prober", "Selector")
+KINDS = (
+    "Generation",
+    "RouteTable",
+    "Route",
+    "RoutePlan",
+    "NodeLink",
+    "BuiltUpstream",
+    "Upstream",
+    "Prober",
+    "Selector",
+)
 
 
 def alive(rig: Rig) -> Counter[str]:
@@ -405,7 +442,9 @@ def test_probes_are_not_doubled_by_reloads(ca_dir: Path, file: File) -> None:
         assert monotonic() - begin >= 6.5 * interval_s
 
 
-def test_reload_that_arrives_during_another_change_over_is_the_one_that_counts(ca_dir: Path, file: File) -> None:
+def test_reload_that_arrives_during_another_change_over_is_the_one_that_counts(
+    ca_dir: Path, file: File
+) -> None:
     file.probes = {"interval_s": 0.02}
     with running(ca_dir, file.load(), reload_config=file.load) as rig:
         baseline = rig.counts()["tasks"]
@@ -427,7 +466,11 @@ def test_limits_of_the_process_follow_the_file(ca_dir: Path, file: File) -> None
     with running(ca_dir, file.load(), reload_config=file.load) as rig:
         body = b'{"model": "gpt-4o", "messages": [], "pad": "' + b"x" * 4000 + b'"}'
         assert httpx.post(rig.url + CHAT, content=body).status_code != 413
-        file.write(CONFIG.replace("  dead_reprobe: 1", "  dead_reprobe: 1\n  max_body_bytes: 2000\n  hold_body_bytes: 1024"))
+        file.write(
+            CONFIG.replace(
+                "  dead_reprobe: 1", "  dead_reprobe: 1\n  max_body_bytes: 2000\n  hold_body_bytes: 1024"
+            )
+        )
         assert reload(rig)
         assert httpx.post(rig.url + CHAT, content=body).status_code == 413
 
