@@ -10,6 +10,8 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from ..errors import ClientError
+from ..proxy import answers
 from ..proxy.phases import Answer, ClientRequest
 from ..wire.head import check_name, check_value
 from .variables import Template
@@ -89,10 +91,8 @@ class ProxyRewrite:
         except ValueError:
             # A header of the request, used in a value, holds what no header may: impossible
             # for one that came through our own scanner, so the variable is at fault.
-            return Answer(
-                400,
-                b'{"error":{"message":"a header value is not valid","type":"invalid_request_error","param":null,"code":"bad_request"}}',
-            )
+            error = ClientError("a header value is not valid")
+            return Answer(400, answers.error_body(str(error), error.kind, error.code))
         request.added += fields
         request.dropped |= dropped
         return None
