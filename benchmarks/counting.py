@@ -1,4 +1,4 @@
-"""Figures without a clock: user instructions (callgrind) and system calls (strace) of exact numbers of requests.
+"""Figures without a clock: user instructions (callgrind) and system calls (strace) of counted requests.
 
 Both count two runs, one with twice the work of the other, and divide the difference by the additional work:
 what it costs to open connections, and to be watched, cancels out.
@@ -13,6 +13,7 @@ import signal
 import subprocess
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 from .loads import Load, LoadFailed
@@ -46,10 +47,12 @@ class Count:
 
 def requests_work(name: str, upstream: Upstream, requests: int, connections: int = 64) -> Work:
     post = chat()
-    return Work(name, "request", requests, connections, upstream, (post, post), (requests, 2 * requests), False)
+    return Work(
+        name, "request", requests, connections, upstream, (post, post), (requests, 2 * requests), False
+    )
 
 
-def chunks_work(name: str, upstream: Upstream, chunks: int, streams: int = 10) -> Work:
+def chunks_work(name: str, upstream: Upstream, chunks: int, streams: int = 20) -> Work:
     """``streams`` streams, of ``chunks`` each and of twice as many."""
     both = (chat(stream=True, chunks=chunks), chat(stream=True, chunks=2 * chunks))
     return Work(name, "chunk", streams * chunks, streams, upstream, both, (streams, streams), True)
@@ -101,8 +104,10 @@ def instructions(processes: Processes, peer: Peer, work: Work) -> Count:
         drive(processes, port, work, 0)  # warm, and translated
         totals = []
         for run in (0, 1):
+            process.settle(20_000_000)
             control(process, "--zero")
             drive(processes, port, work, run)
+            process.settle(20_000_000)
             control(process, f"--dump={run}")
             totals.append(_newest_total(output))
     finally:
@@ -117,7 +122,11 @@ def callgrind(command: list[str], output: Path) -> list[str]:
 
 def control(process: Process, *words: str) -> None:
     done = subprocess.run(
-        ["callgrind_control", *words, str(process.pid)], capture_output=True, text=True, timeout=120, check=False
+        ["callgrind_control", *words, str(process.pid)],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
     )
     if done.returncode or "not found" in done.stdout + done.stderr:
         raise StartFailed(f"callgrind_control: {(done.stdout + done.stderr).strip()[-300:]}")
@@ -128,7 +137,9 @@ def _newest_total(output: Path) -> int:
 
     def dumps() -> list[Path]:
         found = output.parent.glob(output.name + ".*")
-        return sorted((path for path in found if path.suffix[1:].isdigit()), key=lambda path: int(path.suffix[1:]))
+        return sorted(
+            (path for path in found if path.suffix[1:].isdigit()), key=lambda path: int(path.suffix[1:])
+        )
 
     if not wait_until(lambda: bool(dumps()), 60):
         raise StartFailed("callgrind wrote no dump")
@@ -151,7 +162,8 @@ def system_calls(processes: Processes, peer: Peer, work: Work) -> Count:
     process, port = peer.start(work.upstream, streams=work.streams)
     try:
         drive(processes, port, work, 0)
-        counts = [_traced(processes, process, lambda run=run: drive(processes, port, work, run)) for run in (0, 1)]
+        process.settle()
+        counts = [_traced(processes, process, partial(drive, processes, port, work, run)) for run in (0, 1)]
     finally:
         processes.end(process)
     names = {*counts[0], *counts[1]}
@@ -170,6 +182,7 @@ def _traced(processes: Processes, process: Process, action: Callable[[], None]) 
         if not tracer.is_running():
             raise StartFailed(f"strace: {tracer.last_words()}")
         action()
+        process.settle()  # the clients' closing is part of it
         os.kill(tracer.pid, signal.SIGINT)
         tracer.popen.wait(20)
     finally:
@@ -182,6 +195,11 @@ def parse_strace(summary: str) -> dict[str, int]:
     found = {}
     for line in summary.splitlines():
         words = line.split()
-        if len(words) >= 5 and re.fullmatch(r"[\d.]+", words[0]) and words[3].isdigit() and words[-1] != "total":
+        if (
+            len(words) >= 5
+            and re.fullmatch(r"[\d.]+", words[0])
+            and words[3].isdigit()
+            and words[-1] != "total"
+        ):
             found[words[-1]] = int(words[3])
     return found

@@ -1,4 +1,4 @@
-"""The two clients: wrk for as many requests as go into a time, ``native/load.c`` for exact numbers and streams."""
+"""The two clients: wrk for as many requests as a time allows, ``native/load.c`` for counts and streams."""
 
 from __future__ import annotations
 
@@ -24,11 +24,18 @@ class LoadFailed(Exception):
 
 
 def wrk(
-    script: str, port: int, *, connections: int, seconds: float, core: int | None = LOAD_CORE, is_tls: bool = False
+    script: str,
+    port: int,
+    *,
+    connections: int,
+    seconds: float,
+    core: int | None = LOAD_CORE,
+    is_tls: bool = False,
 ) -> dict[str, float]:
     """Run wrk with a script of ``wrk/`` in one thread.
 
-    Returns requests, seconds, bytes, p50_us, p90_us, p99_us, max_us, other (not 2xx or 3xx), broken, timeouts.
+    Returns requests, seconds, bytes, p50_us, p90_us, p99_us, max_us, other (not 2xx or 3xx), broken
+    and timeouts.
 
     Raises:
         LoadFailed: there is no wrk, it failed, or nothing was answered.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -10,10 +11,11 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from time import monotonic, sleep
 from types import TracebackType
-from typing import IO
+from typing import IO, Self
 
 GATEWAY_CORE = 0  # the process under test has it to itself
 LOAD_CORE = 1  # the load and the upstream share the other one
+PAGE_BYTES = os.sysconf("SC_PAGESIZE")
 
 
 class StartFailed(Exception):
@@ -71,14 +73,14 @@ def cpu_ns(pid: int) -> int:
 
 
 def memory_bytes(pid: int) -> int:
-    """Proportional set size: memory that processes share is counted once, in shares."""
+    """Resident memory of a process and its descendants, shared pages and all."""
     total = 0
     for process in tree(pid):
         try:
-            rollup = Path(f"/proc/{process}/smaps_rollup").read_text()
+            pages = int(Path(f"/proc/{process}/statm").read_text().split()[1])
         except (FileNotFoundError, ProcessLookupError):
             continue
-        total += sum(int(line.split()[1]) * 1024 for line in rollup.splitlines() if line.startswith("Pss:"))
+        total += pages * PAGE_BYTES
     return total
 
 
@@ -118,6 +120,18 @@ class Process:
 
     def memory_bytes(self) -> int:
         return memory_bytes(self.pid)
+
+    def settle(self, quiet_ns: int = 5_000_000, limit_s: float = 10.0) -> None:
+        """Wait until it has done what there was to do: hardly any CPU in a tenth of a second."""
+        last = self.cpu_ns()
+
+        def is_quiet() -> bool:
+            nonlocal last
+            sleep(0.1)
+            before, last = last, self.cpu_ns()
+            return last - before < quiet_ns
+
+        wait_until(is_quiet, limit_s)
 
     def last_words(self) -> str:
         try:
@@ -173,7 +187,7 @@ class Processes:
         self.live: list[Process] = []
         self._started = 0
 
-    def __enter__(self) -> Processes:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(
@@ -205,8 +219,10 @@ class Processes:
         """
         log = self.path(f"{name}.log")
         words = [str(word) for word in command]
-        if core is not None:
+        if core is not None and core in os.sched_getaffinity(0):
             words = ["taskset", "-c", str(core), *words]
+        if shutil.which("setpriv"):  # it ends with us even if we are killed
+            words = ["setpriv", "--pdeathsig", "KILL", *words]
         with log.open("wb") as output:
             popen = subprocess.Popen(
                 words,

@@ -24,7 +24,9 @@ class Request:
         return head.encode() + self.body
 
 
-def chat(*, body_bytes: int = 300, stream: bool = False, chunks: int = 0, model_last: bool = False) -> Request:
+def chat(
+    *, body_bytes: int = 300, stream: bool = False, chunks: int = 0, model_last: bool = False
+) -> Request:
     """A chat request of exactly ``body_bytes`` bytes.
 
     Args:
@@ -32,7 +34,9 @@ def chat(*, body_bytes: int = 300, stream: bool = False, chunks: int = 0, model_
         model_last: ``model`` after ``messages``, as the OpenAI SDK for Python writes it.
     """
     message = {"role": "user", "content": ""}
-    fields: dict[str, object] = {"messages": [message]} if model_last else {"model": MODEL, "messages": [message]}
+    fields: dict[str, object] = (
+        {"messages": [message]} if model_last else {"model": MODEL, "messages": [message]}
+    )
     if model_last:
         fields["model"] = MODEL
     if stream:

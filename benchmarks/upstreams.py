@@ -1,4 +1,4 @@
-"""What stands behind every gateway: nginx for short answers, the C emitter for streams, both plain and TLS."""
+"""What stands behind every gateway: nginx for answers, the C emitter for streams, both plain and TLS."""
 
 from __future__ import annotations
 
@@ -12,12 +12,11 @@ from .processes import LOAD_CORE, Process, Processes, StartFailed, free_port
 # About 450 bytes, as a short chat answer is. nginx takes it in single quotes.
 ANSWER = (
     '{"id":"chatcmpl-B1c2D3e4","object":"chat.completion","created":1795000000,"model":"gpt-5.2","choices":[{'
-    '"index":0,"message":{"role":"assistant","content":"The answer to the question that was asked, in a sentence '
-    'or two, as a model would give it to the caller."},"logprobs":null,"finish_reason":"stop"}],"usage":{'
-    '"prompt_tokens":61,"completion_tokens":24,"total_tokens":85},"service_tier":"default",'
+    '"index":0,"message":{"role":"assistant","content":"The answer to the question that was asked, in a '
+    'sentence or two, as a model would give it to the caller."},"logprobs":null,"finish_reason":"stop"}],'
+    '"usage":{"prompt_tokens":61,"completion_tokens":24,"total_tokens":85},"service_tier":"default",'
     '"system_fingerprint":"fp_44709d6fcb"}'
 )
-LARGE_ANSWER_BYTES = 64 * 1024
 
 NGINX = """\
 daemon off;
@@ -45,7 +44,8 @@ http {{
         location = /v1/responses {{
             set $k '{filler}';
             set $eight '$k$k$k$k$k$k$k$k';
-            return 200 '{{"id":"resp_1","object":"response","output":[{{"type":"message","content":"$eight$eight$eight$eight$eight$eight$eight$eight"}}]}}';
+            set $all '$eight$eight$eight$eight$eight$eight$eight$eight';
+            return 200 '{{"id":"resp_1","object":"response","output":[{{"content":"$all"}}]}}';
         }}
     }}
 }}

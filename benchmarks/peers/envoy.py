@@ -76,7 +76,10 @@ class Envoy(Peer):
                     "@type": TYPE + "transport_sockets.tls.v3.UpstreamTlsContext",
                     "sni": "localhost",
                     "common_tls_context": {
-                        "tls_params": {"tls_minimum_protocol_version": "TLSv1_3", "tls_maximum_protocol_version": "TLSv1_3"},
+                        "tls_params": {
+                            "tls_minimum_protocol_version": "TLSv1_3",
+                            "tls_maximum_protocol_version": "TLSv1_3",
+                        },
                         "validation_context": {"trusted_ca": {"filename": str(upstream.ca_file)}},
                     },
                 },

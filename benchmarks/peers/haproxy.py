@@ -38,7 +38,9 @@ class HAProxy(Peer):
         return first_line([program("haproxy", "haproxy"), "-v"]).split()[2]
 
     def command(self, upstream: Upstream, port: int, *, streams: bool) -> list[str]:
-        tls = f" ssl verify required ca-file {upstream.ca_file} ssl-min-ver TLSv1.3" if upstream.is_tls else ""
+        tls = (
+            f" ssl verify required ca-file {upstream.ca_file} ssl-min-ver TLSv1.3" if upstream.is_tls else ""
+        )
         path = self.processes.path("haproxy.cfg")
         path.write_text(CONFIG.format(port=port, node=upstream.port, backup=upstream.backup_port, tls=tls))
         return [program("haproxy", "haproxy"), "-db", "-f", str(path)]

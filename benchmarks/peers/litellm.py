@@ -14,6 +14,8 @@ class LiteLLM(Peer):
     name = "litellm"
     title = "LiteLLM proxy"
     start_limit_s = 90.0
+    max_connections = 8
+    streams = 10
 
     def version(self) -> str:
         return package_version("litellm", "litellm")
@@ -49,7 +51,8 @@ class LiteLLM(Peer):
             "LITELLM_LOCAL_MODEL_COST_MAP": "True",  # the one it brings along: there is no network
             "LITELLM_LOG": "ERROR",
             "DISABLE_ADMIN_UI": "True",
-            "LITELLM_DANGEROUSLY_PERMIT_WEAK_OR_UNSET_MASTER_KEY": "true",  # loopback only, and no peer has a key
+            # Loopback only, and no other peer asks for a key here.
+            "LITELLM_DANGEROUSLY_PERMIT_WEAK_OR_UNSET_MASTER_KEY": "true",
         }
         if upstream.ca_file is not None:
             env["SSL_CERT_FILE"] = str(upstream.ca_file)

@@ -32,6 +32,8 @@ class Peer(ABC):
     is_http: ClassVar[bool] = True  # else it knows bytes only
     speaks_tls: ClassVar[bool] = True  # to the upstream
     start_limit_s: ClassVar[float] = 15.0
+    max_connections: ClassVar[int] = 1_000_000  # it answers too few for more to be worth waiting for
+    streams: ClassVar[int] = 200  # at 50 chunks/s each: what it can carry on one core, and more
 
     def __init__(self, processes: Processes) -> None:
         self.processes = processes
@@ -70,7 +72,7 @@ class Peer(ABC):
             Unavailable, StartFailed.
         """
         if upstream.is_tls and not self.speaks_tls:
-            raise Unavailable(f"{self.title} does not speak TLS to an upstream")
+            raise Unavailable("it does not speak TLS to an upstream")
         port = free_port()
         if under is None:
             command = self.command(upstream, port, streams=streams)

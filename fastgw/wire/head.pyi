@@ -57,7 +57,7 @@ class Head:
 
 @disjoint_base
 class RequestHead(Head):
-    """One request's method, target and fields. ``path`` is the target without its query."""
+    """One request. ``path`` is the target without its query."""
 
     method: Final[bytes]
     target: Final[bytes]
@@ -106,7 +106,7 @@ def field_block(fields: Iterable[tuple[bytes, bytes]]) -> bytes:
 
 @disjoint_base
 class RequestTemplate:
-    """What is the same in every request of one route to one node, ready to be written."""
+    """What is the same in every request of one route to one node."""
 
     forwards_host: Final[bool]
     def __init__(

@@ -1,8 +1,7 @@
 """HTTP/1.1 heads and body framing over raw bytes: scan, validate, write.
 
-httptools validates the same bytes beside this module; where the two do not agree on a message's
-boundary, the connection is refused. Heads are never passed on: each is written anew, field by
-field, from what was validated here.
+httptools validates the same bytes; where the two do not agree on a message's boundary, the
+connection is refused. Heads are never passed on: each is written anew, field by field.
 
 Source: RFC 9110 (fields, Host, Connection), RFC 9112 (message syntax, chunked coding).
 """
@@ -92,7 +91,7 @@ cdef class Limits:
 cdef class FieldFilter:
     """A set of field names; a name that ends in ``*`` is a prefix. At most 255 names.
 
-    Names are grouped by length, so that the usual answer (no) costs one comparison or none.
+    Names are grouped by length: the usual answer (no) costs one comparison or none.
     """
 
     def __init__(self, names):
@@ -195,7 +194,7 @@ cdef class Head:
 
 
 cdef class RequestHead(Head):
-    """One request's method, target and fields. ``path`` is the target without its query."""
+    """One request. ``path`` is the target without its query."""
 
     def __repr__(self):
         return f"<RequestHead {self.method.decode()} {self.path.decode()}>"
@@ -516,7 +515,7 @@ cpdef ResponseHead scan_response(bytes data, Py_ssize_t start, Limits limits):
     cdef ResponseHead head
     cdef const uint8_t *found
     _check_call(size, start, limits)
-    # A prefix that can no longer become a status line is refused before its line ends.
+    # What can no longer become a status line is refused before its line ends.
     for i in range(min(size - start, 5)):
         if text[start + i] != <uint8_t>(b"HTTP/"[i]):
             raise _bad(False, "the answer is not HTTP")
@@ -709,7 +708,7 @@ cdef uint8_t *_put_fields(
 
 
 cdef class RequestTemplate:
-    """What is the same in every request of one route to one node, ready to be written.
+    """What is the same in every request of one route to one node.
 
     Args:
         host: the node's Host, or None to send the client's own.
@@ -826,6 +825,7 @@ cdef enum:
     CHUNK_DATA_CR
     CHUNK_DATA_LF
     TRAILER_START
+    TRAILER_NAME
     TRAILER_LINE
     TRAILER_LF
     TRAILER_END_LF
@@ -969,13 +969,15 @@ cdef class BodyFramer:
                 self._state = CHUNK_SIZE
                 self._digits = 0
                 self._remaining = 0
-            elif self._state == TRAILER_START:
-                if c == c"\r":
-                    self._state = TRAILER_END_LF
-                elif TCHAR[c]:
+            elif self._state == TRAILER_START and c == c"\r":
+                self._state = TRAILER_END_LF
+            elif self._state == TRAILER_START or self._state == TRAILER_NAME:
+                self.is_verbatim = False
+                self._count_extra(c)
+                if TCHAR[c]:
+                    self._state = TRAILER_NAME
+                elif c == c":" and self._state == TRAILER_NAME:
                     self._state = TRAILER_LINE
-                    self.is_verbatim = False
-                    self._count_extra(c)
                 else:
                     raise ValueError("a malformed trailer")
             elif self._state == TRAILER_LINE:

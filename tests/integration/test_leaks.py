@@ -143,6 +143,7 @@ class Measured:
         return f"tasks={self.tasks} timers={self.timers} files={self.files} resident={mebibytes:.1f} MiB"
 
 
+@pytest.mark.timeout(300)  # a hang guard: alone on two cores it takes a few seconds
 def test_twenty_thousand_mixed_requests_leave_nothing_behind(ca_dir: Path, tmp_path: Path) -> None:
     config = tmp_path / "gateway.yaml"
     config.write_text(PATIENT)

@@ -146,6 +146,7 @@ class Traffic:
         await connection.close()
 
 
+@pytest.mark.timeout(300)  # a hang guard: alone on two cores it takes a few seconds
 def test_hundred_reloads_under_load_fail_no_request(ca_dir: Path, file: File) -> None:
     with running(ca_dir, file.load(), reload_config=file.load) as rig:
 

@@ -115,6 +115,8 @@ def test_only_whole_plain_chunks_may_be_passed_on_as_they_are(
         b"1;a\x00\r\n",
         b"0\r\n\n",
         b"0\r\n: a\r\n",
+        b"0\r\nA\r\n\r\n",
+        b"0\r\nA b: c\r\n\r\n",
         b"0\r\n a\r\n",
         b"0\r\nA: b\n\r\n",
         b"0\r\nA: b\rX",
