@@ -302,6 +302,9 @@ class Gateway:
         self.generation = generation
         self.dispatcher.table = generation.table
         self.dispatcher.errors_like_apisix = config.profile is Profile.APISIX
+        fixed = ("listen", "admin", "max_connections", "max_head_bytes", "max_fields", "keepalive_s")
+        if changed := [n for n in fixed if getattr(config.process, n) != getattr(self._config.process, n)]:
+            logger.warning("changed, and in force after a restart only: %s", ", ".join(changed))
         self._config = config
         process = config.process
         self.exchanges.hold_body_bytes = process.hold_body_bytes
@@ -421,7 +424,10 @@ class Gateway:
         """Whom to trust, read anew when the file has changed."""
         stamp: tuple[int, ...] = ()
         if ca_file is not None:
-            status = os.stat(ca_file)
+            try:
+                status = os.stat(ca_file)
+            except OSError as error:
+                raise ConfigError(f"cannot read {ca_file}: {error.strerror}") from error
             stamp = (status.st_mtime_ns, status.st_size, status.st_ino)
         known = self._contexts.get(ca_file)
         if known is None or known[0] != stamp:
@@ -619,7 +625,7 @@ class Gateway:
             return
         now = monotonic()
         usage = usage_in(exchange)
-        tokens = (usage.prompt_tokens, usage.completion_tokens)
+        prompt, completion = usage.prompt_tokens, usage.completion_tokens
         log.record(
             Entry(
                 time=time.time(),
@@ -634,7 +640,7 @@ class Gateway:
                 ttft_s=exchange.first_content_at - exchange.started_at if exchange.first_content_at else None,
                 model_asked=exchange.facts.model if exchange.facts is not None else None,
                 model_used=usage.model,
-                tokens=tokens if None not in tokens else None,
+                tokens=None if prompt is None or completion is None else (prompt, completion),
                 attempts=tuple(exchange.records),
                 consumer=exchange.consumer,
                 note=exchange.note or None,

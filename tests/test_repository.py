@@ -173,9 +173,9 @@ def test_every_dependency_is_accounted_for() -> None:
 def test_the_version_stands_in_one_place() -> None:
     match = re.search(r'^__version__ = "(.+)"$', texts()["fastgw/_version.py"], flags=re.MULTILINE)
     assert match
-    assert [place.split(":")[0] for place in places(re.escape(match[1]) + r"(?![\w.])")] == [
-        "fastgw/_version.py"
-    ]
+    found = [place.split(":")[0] for place in places(re.escape(match[1]) + r"(?![\w.])")]
+    # A report of measurements says which version it measured.
+    assert [place for place in found if not place.startswith("benchmarks/results/")] == ["fastgw/_version.py"]
 
 
 def test_the_article_runs_unchanged_because_it_is_unchanged() -> None:

@@ -14,6 +14,8 @@ from enum import StrEnum
 from types import MappingProxyType
 from typing import Any
 
+from ..balancing.deadlines import Deadlines as Deadlines  # one table for both
+
 EMPTY: Mapping[str, Any] = MappingProxyType({})
 
 
@@ -140,22 +142,6 @@ class PluginConfig:
     name: str
     conf: Mapping[str, Any] = field(repr=False, hash=False)  # may hold keys
     mark: Mark | None = field(default=None, compare=False)
-
-
-@dataclass(frozen=True, slots=True)
-class Deadlines:
-    """Per-route time limits, seconds. The defaults are the whole table."""
-
-    connect_s: float = 5.0
-    head_stream_s: float = 30.0
-    head_s: float = 120.0
-    first_content_stream_s: float = 60.0
-    first_content_s: float = 120.0
-    progress_s: float = 60.0
-    idle_s: float = 120.0
-    node_write_s: float = 30.0
-    client_write_s: float = 120.0
-    total_s: float = 600.0
 
 
 @dataclass(frozen=True, slots=True)

@@ -68,7 +68,15 @@ cdef class Exchange(ExchangeEvents):
     @cython.locals(plan=RoutePlan, facts=BodyFacts, body=bytes)
     cdef _begin(self, double now)
     cdef _respect_patience(self, bytes timeout)
-    @cython.locals(plan=RoutePlan, link=NodeLink, upstream=Upstream, attempt=Attempt, node=NodeConnection, retry_timeout=double, is_last=bint)
+    @cython.locals(
+        plan=RoutePlan,
+        link=NodeLink,
+        upstream=Upstream,
+        attempt=Attempt,
+        node=NodeConnection,
+        retry_timeout=double,
+        is_last=bint,
+    )
     cdef _attempt_next(self, double now)
     @cython.locals(timeout=double)
     cdef _connect(self, double now)

@@ -585,11 +585,10 @@ class Exchange(ExchangeEvents):
         """The attempt failed without an answer: count it and move on if that is allowed."""
         attempt = self.attempt
         assert attempt is not None
-        is_connect = isinstance(error, ConnectFailed)
-        if isinstance(error, FoundOut) or (is_connect and error.is_local):
+        if isinstance(error, FoundOut) or (isinstance(error, ConnectFailed) and error.is_local):
             attempt.ignored(now)
         else:
-            attempt.failed(int(error.failure), now, is_connect)
+            attempt.failed(int(error.failure), now, isinstance(error, ConnectFailed))
         self.failure = error
         self.refusal = None
         self._record(error.code, now)

@@ -10,7 +10,7 @@ import os
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from time import monotonic
-from typing import Any, Protocol
+from typing import Protocol
 
 from ..errors import ClientError, Draining, FastgwError, NoRoute
 from ..routing import RouteTable

@@ -14,7 +14,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
-from fastgw.errors import ConfigError, ConnectionLost, TlsFailed
+from fastgw.errors import ConfigError, ConnectionLost, NodeError, TlsFailed
 
 RECORD_BYTES = 16 * 1024  # the longest plaintext of one record, hence of one SSL_read
 SLICE_BYTES = 32 * 1024  # what OpenSSL's buffers are given at once: they grow, and never shrink again
@@ -197,7 +197,7 @@ class TlsSession:
         self.server_hostname = server_hostname.strip("[]").removesuffix(".")
         self.established = False
         self.at_eof = False
-        self.failure: Exception | None = None
+        self.failure: NodeError | None = None
         self._context = context
         self._saves_left = 2
         self._has_read = False

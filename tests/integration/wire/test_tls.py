@@ -3,7 +3,7 @@
 import asyncio
 import ssl
 from collections.abc import Awaitable, Callable, Coroutine
-from typing import Any, cast
+from typing import Any, Self, cast
 
 import pytest
 import trustme
@@ -72,7 +72,7 @@ class Node:
         self.reused: list[bool] = []
         self.tasks: list[asyncio.Task[None]] = []
 
-    async def __aenter__(self) -> "Node":
+    async def __aenter__(self) -> Self:
         self.server = await asyncio.start_server(self._serve, "127.0.0.1", 0, ssl=self.context)
         self.port = self.server.sockets[0].getsockname()[1]
         return self
