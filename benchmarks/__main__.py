@@ -21,13 +21,12 @@ from .upstreams import Upstreams
 from .workloads import WORKLOADS
 
 RESULTS = Path(__file__).resolve().parent / "results"
-SLOW = ("litellm",)  # takes a quarter of a minute to start
 
 
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     names = [peer.name for peer in PEERS]
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
-    parser.add_argument("--quick", action="store_true", help="short windows, few rounds: about 2 minutes")
+    parser.add_argument("--quick", action="store_true", help="few rounds, few peers: about 3 minutes")
     parser.add_argument("--only", metavar="WORKLOAD,...", help=f"of: {', '.join(WORKLOADS)}")
     parser.add_argument("--peers", metavar="PEER,...", help=f"of: {', '.join(names)}")
     parser.add_argument("--rounds", type=int, metavar="N", help="rounds for every peer")
@@ -69,8 +68,8 @@ def choose(
     for kind in PEERS:
         if wanted is not None and kind.name not in wanted:
             continue
-        if wanted is None and kind.name in SLOW and not plan.slow_peers:
-            missing[kind.name] = "it takes long to start (--peers names it)"
+        if wanted is None and plan.peers is not None and kind.name not in plan.peers:
+            missing[kind.name] = "not in a quick run (--peers names it)"
             continue
         peer = kind(processes)
         try:
@@ -86,7 +85,7 @@ def run(bench: Bench, only: Sequence[str] | None) -> dict[str, Outcome]:
     outcomes: dict[str, Outcome] = {}
     titles = {peer.name: peer.title for peer in PEERS}
     for name, workload in WORKLOADS.items():
-        if only is not None and name not in only:
+        if name not in only if only is not None else name in bench.plan.without:
             continue
         begin = monotonic()
         bench.say(f"{name} ...")

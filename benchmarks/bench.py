@@ -30,12 +30,35 @@ class Plan:
     counted_requests: int
     counted_chunks: int  # per stream
     starts: int
-    counted_peers: tuple[str, ...]
-    slow_peers: bool  # those that take long to start
+    counted_peers: tuple[str, ...]  # under callgrind, which takes its time
+    peers: tuple[str, ...] | None = None  # None: all
+    without: tuple[str, ...] = ()  # workloads
 
 
-FULL = Plan(7, 3, 2.0, 2.5, 2000, 2000, 50, 5, ("fastgw", "nginx", "haproxy", "relay"), True)
-QUICK = Plan(3, 1, 1.0, 1.2, 500, 1000, 30, 2, ("fastgw",), False)
+FULL = Plan(
+    many=7,
+    few=3,
+    window_s=1.0,
+    stream_window_s=1.5,
+    idle_streams=2000,
+    counted_requests=1500,
+    counted_chunks=50,
+    starts=3,
+    counted_peers=("fastgw", "nginx", "haproxy", "relay"),
+)
+QUICK = Plan(
+    many=3,
+    few=1,
+    window_s=1.0,
+    stream_window_s=1.0,
+    idle_streams=500,
+    counted_requests=1000,
+    counted_chunks=30,
+    starts=2,
+    counted_peers=("fastgw",),
+    peers=("fastgw", "nginx", "haproxy", "relay"),
+    without=("latency", "mixed", "failover", "scanner", "counts-sse-tls"),
+)
 
 
 @dataclass(slots=True)

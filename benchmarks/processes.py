@@ -153,8 +153,12 @@ class Process:
             raise StartFailed(f"{self.name} ended: {self.last_words()}")
         return int(words[1])
 
+    def ask_to_end(self) -> None:
+        if self.is_running():
+            self.popen.terminate()
+
     def end(self, limit_s: float = 5.0) -> None:
-        """SIGTERM, then SIGKILL to whatever of its children is left."""
+        """SIGTERM, then SIGKILL to it and to whatever of its children is left."""
         family = tree(self.pid)
         if self.is_running():
             self.popen.terminate()
@@ -193,8 +197,18 @@ class Processes:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        for process in reversed(self.live[:]):
-            self.end(process)
+        # A second Ctrl-C must not leave half of them behind.
+        handlers = {
+            number: signal.signal(number, signal.SIG_IGN) for number in (signal.SIGINT, signal.SIGTERM)
+        }
+        try:
+            for process in self.live:
+                process.ask_to_end()
+            for process in reversed(self.live[:]):
+                self.end(process)
+        finally:
+            for number, handler in handlers.items():
+                signal.signal(number, handler)
 
     def path(self, name: str) -> Path:
         """A path for a new file."""

@@ -19,6 +19,7 @@ from .wire.client_connection import Listener
 logger = logging.getLogger("fastgw.server")
 
 BACKLOG = 4096
+LATE_S = 0.5  # a tick that comes later than this judges nothing
 SEND_BUFFER_BYTES = 128 * 1024  # of one client connection in the kernel, or a slow one hides megabytes
 
 
@@ -121,11 +122,13 @@ class Ticker:
         self.sweeps = sweeps
         self.is_busy = is_busy
         self.interval_s = interval_s
+        self._due = 0.0
         self._timer: asyncio.TimerHandle | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
 
     def start(self) -> None:
         self._loop = asyncio.get_running_loop()
+        self._due = monotonic()
         self._tick()
 
     def stop(self) -> None:
@@ -135,14 +138,17 @@ class Ticker:
 
     def _tick(self) -> None:
         assert self._loop is not None
-        if self.is_busy():
-            self._timer = self._loop.call_later(self.interval_s, self._tick)
-            now = monotonic()
+        now = monotonic()
+        # Late: the process stood still, and what came meanwhile is still unread. It is read before
+        # the next tick; judged by the clock now, our own standing still would be a node's silence.
+        is_late = now - self._due > LATE_S
+        # Ten times slower without anything to sweep: what begins meanwhile has deadlines of seconds.
+        interval_s = self.interval_s if self.is_busy() else self.interval_s * 10
+        self._due = now + interval_s
+        self._timer = self._loop.call_later(interval_s, self._tick)
+        if not is_late:
             for sweep in self.sweeps:
                 sweep(now)
-        else:
-            # Ten times slower: what begins meanwhile has deadlines of seconds.
-            self._timer = self._loop.call_later(self.interval_s * 10, self._tick)
 
 
 @dataclass(slots=True)

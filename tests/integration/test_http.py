@@ -501,6 +501,23 @@ def test_a_client_that_asks_and_never_reads_is_stopped(ca_dir: Path) -> None:
             assert len(upstream.asked) < 100
 
 
+def test_a_client_that_never_reads_the_end_of_its_answer_is_let_go(
+    ca_dir: Path, monkeypatch: pytest.MonkeyPatch, loop_kind: str
+) -> None:
+    monkeypatch.setattr("fastgw.wire.client_connection.FLUSH_S", 0.3)
+    body = b"x" * 60_000
+    with node(serving(lambda _: answer(body))) as upstream:
+        config = config_for(upstream.port, process="keepalive: 0.3")
+        with (
+            running(ca_dir, config, loop_kind=loop_kind) as rig,
+            Client(rig.port, receive_buffer=4096) as client,
+        ):
+            client.send(get("/x") * 50)
+            wait_until(lambda: rig.counts()["requests"] > 0, "the first one is served")
+            wait_until(lambda: rig.counts()["client_connections"] == 0, "the connection is given up")
+            assert rig.counts()["exchanges"] == 0
+
+
 # --- Refusals ---------------------------------------------------------------------------------
 
 MALFORMED: list[tuple[str, bytes, int]] = [
