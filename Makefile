@@ -31,7 +31,7 @@ quietly = { $(1); } >$(LOG) 2>&1 || { cat $(LOG) >&2; exit 1; }
 
 .DEFAULT_GOAL := build
 .DELETE_ON_ERROR:
-.PHONY: build run demo test test-pure lint debug clean FORCE
+.PHONY: build run demo test test-pure lint bench bench-quick bench-peers gate debug clean FORCE
 
 build: .build-stamp
 
@@ -56,6 +56,20 @@ lint: build $(VENV)/.dev
 	@$(BIN)/codespell
 	@$(call quietly,$(BIN)/python -m mypy.stubtest --allowlist tests/stubtest-allowlist.txt --ignore-unused-allowlist fastgw._core fastgw.wire.head)
 	@$(call quietly,$(BIN)/python -m pytest -q tests/test_repository.py tests/test_architecture.py)
+
+# Beside its peers, pinned to one core; what is missing of them is installed by bench-peers.
+bench: build $(VENV)/.dev
+	@$(BIN)/python -m benchmarks $(ARGS)
+
+bench-quick: build $(VENV)/.dev
+	@$(BIN)/python -m benchmarks --quick $(ARGS)
+
+bench-peers: build $(VENV)/.dev
+	@$(BIN)/python -m benchmarks.install
+
+# Instructions and system calls per request against benchmarks/limits.toml: no clock in it.
+gate: build
+	@$(BIN)/python -m benchmarks.gate
 
 debug:
 	@$(MAKE) --no-print-directory build FASTGW_DEBUG=1

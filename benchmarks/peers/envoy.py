@@ -35,7 +35,17 @@ class Envoy(Peer):
             "route": {
                 "cluster": "nodes",
                 "timeout": "600s",
-                "retry_policy": {"retry_on": "connect-failure,reset,gateway-error", "num_retries": 1},
+                "retry_policy": {
+                    "retry_on": "connect-failure,reset,gateway-error",
+                    "num_retries": 1,
+                    "retry_priority": {  # on the backup, not once more on the same one
+                        "name": "envoy.retry_priorities.previous_priorities",
+                        "typed_config": {
+                            "@type": TYPE + "retry.priority.previous_priorities.v3.PreviousPrioritiesConfig",
+                            "update_frequency": 1,
+                        },
+                    },
+                },
             },
         }
         manager = {
@@ -50,7 +60,8 @@ class Envoy(Peer):
                 }
             ],
         }
-        many = {"max_connections": 16384, "max_pending_requests": 16384, "max_requests": 16384}
+        kinds = ("max_connections", "max_pending_requests", "max_requests", "max_retries")
+        many = dict.fromkeys(kinds, 16384)
         check = {
             "timeout": "1s",
             "interval": "1s",
@@ -64,6 +75,7 @@ class Envoy(Peer):
             "connect_timeout": "5s",
             "circuit_breakers": {"thresholds": [many]},
             "health_checks": [check],
+            "outlier_detection": {"consecutive_5xx": 3, "interval": "1s", "base_ejection_time": "1s"},
             "load_assignment": {
                 "cluster_name": "nodes",
                 "endpoints": [endpoints(upstream.port, 0), endpoints(upstream.backup_port, 1)],
