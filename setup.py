@@ -6,6 +6,8 @@ from Cython.Build import cythonize
 from setuptools import Extension, setup
 
 COMPILED = (
+    "fastgw/_shm.pyx",
+    "fastgw/_node.pyx",
     "fastgw/_core.pyx",
     "fastgw/balancing/upstream.py",
     "fastgw/routing.py",

@@ -1,48 +1,45 @@
-"""The kernel: which node next, and what its health is.
+"""The kernel: which node next.
 
-Nodes, priority tiers, smooth weighted round robin, the four counters and the four states of
-APISIX's health checks, and the terms for which a node is out (ejected, cooling, dead). No I/O,
-no clock, no allocation on a pick. A node's state is one flat C record, so that it can lie in
-memory shared by processes; a selector's schedule is its own.
-
-What a node's record says at a time is its *standing*. A node is out while a term runs (dead,
-cooling) or while its state is unhealthy or mostly_unhealthy. When the term is over it is
-*half-open*: one request at a time may try it, holding a lease that expires, so that a trial of
-which nothing is heard again cannot keep a recovered node out.
+Priority tiers, smooth weighted round robin, trials of half-open nodes, and what is left when all are
+out. No I/O, no clock, no allocation on a pick. A selector's schedule is its own, each worker process
+has another; what the nodes' records say (``_node.pyx``) may be shared by all of them.
 """
 
 cimport cython
-from cpython.buffer cimport PyBUF_WRITABLE, PyBuffer_Release, PyObject_GetBuffer
 from cpython.mem cimport PyMem_Calloc, PyMem_Free
-from libc.string cimport memset
+from libc.string cimport memcpy, memset
+
+from fastgw._record cimport (
+    ABANDONED,
+    COOLING,
+    HALF_OPEN,
+    NORMAL,
+    ON_TRIAL,
+    OPEN,
+    PANIC,
+    TRIAL,
+    UNKNOWN_RECOVERY_S,
+    claim_trial,
+    count_end,
+    count_pick,
+    enter_record,
+    is_full,
+    is_in_order,
+    is_usable_state,
+    leave_record,
+    node_t,
+    panic_in_flight_of,
+    recovery_of,
+    return_trial,
+    standing_of,
+)
+from fastgw._shm cimport load_acquire_i64, load_f64, load_i32, load_i64, sign_f64
 
 from enum import IntEnum
 
+from fastgw._node import TRANSITIONS, Cause, HealthState, NodeTable, Report  # no-cython-lint
 
-class HealthState(IntEnum):
-    """APISIX's four states; the first two are usable."""
-
-    HEALTHY = 0
-    MOSTLY_HEALTHY = 1
-    MOSTLY_UNHEALTHY = 2
-    UNHEALTHY = 3
-
-
-class Report(IntEnum):
-    """What one live outcome or probe said; also the index of its counter."""
-
-    SUCCESS = 0
-    HTTP_FAILURE = 1
-    TCP_FAILURE = 2
-    TIMEOUT = 3
-
-
-class Cause(IntEnum):
-    """Who made a node unhealthy: live traffic (passive) or probes (active)."""
-
-    NONE = 0
-    PASSIVE = 1
-    ACTIVE = 2
+globals()["Node"] = Node  # a name that is cimported is not by itself one of the module's
 
 
 class PickKind(IntEnum):
@@ -53,581 +50,9 @@ class PickKind(IntEnum):
     PANIC = 2
 
 
-TRANSITIONS = {
-    HealthState.HEALTHY: frozenset({HealthState.MOSTLY_HEALTHY, HealthState.UNHEALTHY}),
-    HealthState.MOSTLY_HEALTHY: frozenset({HealthState.HEALTHY, HealthState.UNHEALTHY}),
-    HealthState.MOSTLY_UNHEALTHY: frozenset({HealthState.HEALTHY, HealthState.UNHEALTHY}),
-    HealthState.UNHEALTHY: frozenset({HealthState.HEALTHY, HealthState.MOSTLY_UNHEALTHY}),
-}
-
-cdef tuple _STATES = tuple(HealthState)
-cdef tuple _STATUSES = tuple([state.name.lower() for state in HealthState])
-cdef tuple _CAUSES = tuple(Cause)
-
-cdef enum:  # a node's standing at a time
-    OPEN = 0
-    HALF_OPEN = 1  # the next request is its trial
-    ON_TRIAL = 2  # half-open, and the trial is under way
-    EJECTED = 3
-    COOLING = 4
-    DEAD = 5
-
-cdef enum:  # in Node.outcomes
-    ABANDONED = 7  # a Pick that was dropped without an end
-
-cdef double GROWTH_MEMORY_S = 60.0  # of health, after which an ejection is the first one again
-cdef double UNKNOWN_RECOVERY_S = 1.0  # when nobody can say when a node is back: ask again after this
-
-
-# --- The record: every change of a node's state is in one of these ----------------------------
-
-
-cdef inline bint is_usable_state(const node_t *c) noexcept nogil:
-    return c.state <= MOSTLY_HEALTHY
-
-
-cdef inline int standing_of(const node_t *c, double now, bint trials) noexcept nogil:
-    """What a node is good for at ``now``. Without trials a term that is over is simply over."""
-    if is_usable_state(c) and c.cooling_until == 0.0 and c.dead_until == 0.0:
-        return OPEN
-    if now < c.dead_until:
-        return DEAD
-    if now < c.cooling_until:
-        return COOLING
-    if not is_usable_state(c):
-        if not trials or now < c.ejected_until:
-            return EJECTED
-        # Probes decide while they speak: alone if it was they who found the node out, else by
-        # holding traffic's trials back. Once they fall silent traffic decides again.
-        if (c.probe_failing or c.cause == CAUSE_ACTIVE) and now < c.probe_expires:
-            return EJECTED
-    elif not trials:
-        return OPEN
-    return ON_TRIAL if now < c.trial_expires else HALF_OPEN
-
-
-cdef inline bint is_full(const node_t *c) noexcept nogil:
-    return 0 < c.max_in_flight <= c.in_flight
-
-
-cdef int report_to(node_t *c, int kind, int64_t limit) noexcept nogil:
-    cdef int before = c.state
-    if limit <= 0:
-        return 0
-    if kind == SUCCESS:
-        if before == HEALTHY:
-            return 0
-        c.counters[SUCCESS] += 1
-        c.counters[HTTP_FAILURE] = 0
-        c.counters[TCP_FAILURE] = 0
-        c.counters[TIMEOUT] = 0
-        if c.counters[SUCCESS] >= limit:
-            c.state = HEALTHY
-        elif before == UNHEALTHY:
-            c.state = MOSTLY_UNHEALTHY
-    else:
-        if before == UNHEALTHY:
-            return 0
-        c.counters[kind] += 1
-        c.counters[SUCCESS] = 0
-        if c.counters[kind] >= limit:
-            c.state = UNHEALTHY
-        elif before == HEALTHY:
-            c.state = MOSTLY_HEALTHY
-    if (before <= MOSTLY_HEALTHY) == is_usable_state(c):
-        return 0
-    c.verdict += 1
-    if is_usable_state(c):
-        c.ejected_until = 0.0
-        c.cause = CAUSE_NONE
-    else:
-        c.generation += 1
-    return 1
-
-
-cdef void eject_node(node_t *c, double until, int cause) noexcept nogil:
-    if is_usable_state(c):
-        c.generation += 1
-        c.cause = cause
-    elif c.cause == CAUSE_NONE:
-        c.cause = cause
-    c.state = UNHEALTHY
-    c.counters[SUCCESS] = 0
-    c.healed_at = 0.0
-    if until > c.ejected_until:
-        c.ejected_until = until
-    c.verdict += 1
-
-
-cdef void heal_node(node_t *c, double now) noexcept nogil:
-    if not is_usable_state(c):
-        c.state = HEALTHY
-        memset(c.counters, 0, sizeof(c.counters))
-        c.verdict += 1
-    c.cause = CAUSE_NONE
-    c.ejected_until = 0.0
-    c.panic_after = 0.0
-    c.traffic_failed_at = 0.0
-    c.healed_at = now
-    # The failures that ejected it are paid for: they must not eject it a second time.
-    memset(c.window, 0, sizeof(c.window))
-
-
-cdef inline double grown(double base_s, double max_s, int times) noexcept nogil:
-    cdef double term = base_s
-    while times > 0 and term < max_s:
-        term *= 2.0
-        times -= 1
-    return term if term < max_s else max_s
-
-
-cdef void count_in_window(node_t *c, bint failed, double now) noexcept nogil:
-    cdef int64_t second = <int64_t>now
-    cdef second_t *slot = &c.window[<uint64_t>second % WINDOW_S]
-    if slot.second != second:
-        slot.second = second
-        slot.total = 0
-        slot.failed = 0
-    slot.total += 1
-    slot.failed += failed
-
-
-cdef void sum_window(const node_t *c, double now, int64_t *total, int64_t *failed) noexcept nogil:
-    cdef int64_t second = <int64_t>now
-    cdef int i
-    total[0] = 0
-    failed[0] = 0
-    for i in range(WINDOW_S):
-        if second - WINDOW_S < c.window[i].second <= second:
-            total[0] += c.window[i].total
-            failed[0] += c.window[i].failed
-
-
-cdef inline void release_node(node_t *c, int kind, double lease, int outcome) noexcept nogil:
-    if c.in_flight > 0:
-        c.in_flight -= 1
-    c.outcomes[outcome & (OUTCOME_KINDS - 1)] += 1
-    if kind == TRIAL:
-        if c.trial_expires == lease:  # else it is a later trial's
-            c.trial_expires = 0.0
-    elif kind == PANIC and c.panic_in_flight > 0:
-        c.panic_in_flight -= 1
-
-
-cdef double recovery_of(const node_t *c, double now, bint trials) noexcept nogil:
-    """When this node may be picked again, as far as anybody can say now."""
-    cdef int standing = standing_of(c, now, trials)
-    cdef double at = now
-    if standing == OPEN or standing == HALF_OPEN:
-        return now + UNKNOWN_RECOVERY_S if is_full(c) else now
-    if c.dead_until > at:
-        at = c.dead_until
-    if c.cooling_until > at:
-        at = c.cooling_until
-    if not is_usable_state(c) and c.ejected_until > at:
-        at = c.ejected_until
-    return at if at > now else now + UNKNOWN_RECOVERY_S
-
-
-# --- Tables and nodes --------------------------------------------------------------------------
-
-
-@cython.final
-cdef class NodeTable:
-    """A block of node records, its own or a caller's (shared) memory.
-
-    Slots are handed out in order, so processes that make the same nodes in the same order over one
-    memory see the same records. A slot that was given back is wiped before it is handed out again.
-
-    Args:
-        capacity: how many nodes it can hold, at least 1.
-        memory: a writable, contiguous buffer of at least ``bytes_needed(capacity)`` bytes; zeroed
-            means empty. It stays exported for as long as the table lives.
-    Raises:
-        ValueError: the capacity is not positive, or the memory too small or not aligned to 8 bytes.
-    """
-
-    def __cinit__(self, int capacity=MAX_NODES, memory=None):
-        if capacity < 1:
-            raise ValueError(f"capacity must be at least 1, not {capacity}")
-        self.capacity = capacity
-        self.vacant = <int32_t *>PyMem_Calloc(capacity, sizeof(int32_t))
-        if self.vacant == NULL:
-            raise MemoryError
-        if memory is None:
-            self.block = <node_t *>PyMem_Calloc(capacity, sizeof(node_t))
-            if self.block == NULL:
-                raise MemoryError
-            return
-        PyObject_GetBuffer(memory, &self.view, PyBUF_WRITABLE)
-        self.is_borrowed = True
-        if <size_t>self.view.len < <size_t>capacity * sizeof(node_t):
-            raise ValueError(f"{capacity} nodes need {self.bytes_needed(capacity)} bytes of memory")
-        if <size_t>self.view.buf % 8:
-            raise ValueError("memory must be aligned to 8 bytes")
-        self.block = <node_t *>self.view.buf
-
-    def __dealloc__(self):
-        PyMem_Free(self.vacant)
-        if self.is_borrowed:
-            PyBuffer_Release(&self.view)
-        else:
-            PyMem_Free(self.block)
-
-    @staticmethod
-    def bytes_needed(long long capacity):
-        """Size of the memory for this many nodes."""
-        return capacity * <long long>sizeof(node_t)
-
-    def __len__(self):
-        return self.used - self.vacancies
-
-    cdef int take(self) except -1:
-        cdef int slot
-        if self.vacancies:
-            self.vacancies -= 1
-            slot = self.vacant[self.vacancies]
-            memset(&self.block[slot], 0, sizeof(node_t))
-            return slot
-        if self.used == self.capacity:
-            raise ValueError(f"the table is full: {self.capacity} nodes")
-        self.used += 1
-        return self.used - 1
-
-    cdef void give_back(self, int slot) noexcept:
-        self.vacant[self.vacancies] = slot
-        self.vacancies += 1
-
-
-@cython.final
-@cython.no_gc_clear  # __dealloc__ needs the table
-cdef class Node:
-    """One server of an upstream and its state. The same node may be in several selectors.
-
-    Args:
-        host, port: where it is; the port is 1 to 65535.
-        weight: its share of the traffic of its tier; 0 means only if nobody else is left there.
-        priority: its tier; the highest available tier is used.
-        name: for logs and metrics, ``host:port`` by default.
-        max_in_flight: requests at a time, 0 = no limit.
-        table: where its record lies; None gives it one of its own.
-        record_of: a node whose record is shared: the same health under another weight or tier.
-    Raises:
-        ValueError: an argument is outside its range, or the table is full.
-    """
-
-    def __cinit__(
-        self,
-        str host not None,
-        port,
-        weight=1,
-        priority=0,
-        *,
-        str name=None,
-        max_in_flight=0,
-        NodeTable table=None,
-        Node record_of=None,
-    ):
-        if not host:
-            raise ValueError("a node needs a host")
-        self.host = host
-        self.port = _within("port", port, 1, 65535)
-        self.weight = _within("weight", weight, 0, 2**31 - 1)
-        self.priority = _within("priority", priority, -(2**31), 2**31 - 1)
-        self.name = name or f"{host}:{port}"
-        limit = _within("max_in_flight", max_in_flight, 0, 2**31 - 1)
-        if record_of is not None:
-            self.elder = record_of if record_of.elder is None else record_of.elder
-            self.c = self.elder.c
-        elif table is None:
-            self.c = <node_t *>PyMem_Calloc(1, sizeof(node_t))
-            if self.c == NULL:
-                raise MemoryError
-        else:
-            self.slot = table.take()
-            self.table = table
-            self.c = &table.block[self.slot]
-        self.c.max_in_flight = limit
-
-    def __dealloc__(self):
-        if self.elder is not None:
-            pass  # the record is the elder's
-        elif self.table is not None:
-            self.table.give_back(self.slot)
-        else:
-            PyMem_Free(self.c)
-
-    def __repr__(self):
-        cdef node_t *c = self.c
-        address = f"{self.host}:{self.port}"
-        if c.dead_until:
-            standing = f"dead until {c.dead_until:.1f}s"
-        elif c.cooling_until:
-            standing = f"cooling until {c.cooling_until:.1f}s"
-        elif is_usable_state(c):
-            standing = _STATUSES[c.state]
-        elif c.cause == CAUSE_ACTIVE:
-            standing = "ejected by probes"
-        else:
-            standing = f"ejected until {c.ejected_until:.1f}s"
-        return (
-            f"<Node {'' if self.name == address else self.name + ' '}{address}"
-            f" tier={self.priority} weight={self.weight} {standing} in_flight={c.in_flight}>"
-        )
-
-    # --- What it looks like ---
-
-    @property
-    def state(self):
-        """Its HealthState."""
-        return _STATES[self.c.state]
-
-    @property
-    def status(self):
-        """Its state in the words of APISIX's ``/v1/healthcheck``."""
-        return _STATUSES[self.c.state]
-
-    @property
-    def counters(self):
-        """The four counters, named as in APISIX's ``/v1/healthcheck``."""
-        return {
-            "success": self.c.counters[SUCCESS],
-            "http_failure": self.c.counters[HTTP_FAILURE],
-            "tcp_failure": self.c.counters[TCP_FAILURE],
-            "timeout_failure": self.c.counters[TIMEOUT],
-        }
-
-    @property
-    def cause(self):
-        """Who found it out; NONE while it is usable."""
-        return _CAUSES[self.c.cause]
-
-    @property
-    def in_flight(self):
-        """Attempts that were picked and have not ended."""
-        return self.c.in_flight
-
-    @property
-    def max_in_flight(self):
-        """0 = no limit."""
-        return self.c.max_in_flight
-
-    @property
-    def picks(self):
-        """How often it was picked, ever."""
-        return self.c.picks
-
-    @property
-    def outcomes(self):
-        """How its attempts ended, ever: counts by the number given to ``release``."""
-        return tuple([self.c.outcomes[kind] for kind in range(OUTCOME_KINDS)])
-
-    @property
-    def generation(self):
-        """How often it went from usable to unusable."""
-        return self.c.generation
-
-    @property
-    def verdict(self):
-        """How often anything about its standing changed."""
-        return self.c.verdict
-
-    @property
-    def ejected_until(self):
-        """Monotonic seconds, 0 = not ejected."""
-        return self.c.ejected_until
-
-    @property
-    def cooling_until(self):
-        """Monotonic seconds, 0 = not cooling; it stays set until a request succeeded."""
-        return self.c.cooling_until
-
-    @property
-    def dead_until(self):
-        """Monotonic seconds, 0 = not dead; it stays set until a request succeeded."""
-        return self.c.dead_until
-
-    @property
-    def probe_failing(self):
-        """The last probe failed."""
-        return bool(self.c.probe_failing)
-
-    @property
-    def traffic_failed_at(self):
-        """When live traffic last failed without a success since; 0 = never."""
-        return self.c.traffic_failed_at
-
-    # --- Standing ---
-
-    cpdef bint is_usable(self) noexcept:
-        """Healthy or mostly healthy: all that APISIX asks."""
-        return is_usable_state(self.c)
-
-    cpdef bint is_available(self, double now, bint trials=True) noexcept:
-        """May be picked at ``now``, if only for a trial, and is below its in-flight limit."""
-        return standing_of(self.c, now, trials) <= HALF_OPEN and not is_full(self.c)
-
-    cpdef bint is_out_by_probes(self) noexcept:
-        """Unhealthy, and it was probes that found it so."""
-        return not is_usable_state(self.c) and self.c.cause == CAUSE_ACTIVE
-
-    cpdef bint is_cooling(self) noexcept:
-        """A cooling term was set and no request has succeeded since its end."""
-        return self.c.cooling_until != 0.0
-
-    cpdef bint is_dead(self) noexcept:
-        """A dead term was set and no request has succeeded since its end."""
-        return self.c.dead_until != 0.0
-
-    cpdef bint is_failing(self, double now, int min_requests, int percent) noexcept:
-        """More than ``percent`` of at least ``min_requests`` results of the last 10 s are failures."""
-        cdef int64_t total, failed
-        sum_window(self.c, now, &total, &failed)
-        return total >= min_requests and failed * 100 > total * percent
-
-    def failure_ratio(self, double now):
-        """``(total, failed)`` of the last 10 s."""
-        cdef int64_t total, failed
-        sum_window(self.c, now, &total, &failed)
-        return total, failed
-
-    # --- Reports ---
-
-    cpdef int report(self, int kind, long long limit) except -1:
-        """Count one success or failure; move the state machine.
-
-        A limit of 0 switches this kind off. A success while exactly healthy and a failure while
-        exactly unhealthy change nothing. A success zeroes the failures, a failure zeroes the
-        successes and leaves the other failures. The counter that reaches its limit decides the
-        state and keeps its value.
-
-        Args:
-            kind: a Report.
-            limit: the threshold of whoever reports, live traffic or probes; they share the counters.
-        Returns 1 if the node changed between usable and unusable, else 0.
-        Source: lua-resty-healthcheck, incr_counter().
-        """
-        if not SUCCESS <= kind <= TIMEOUT:
-            raise ValueError(f"not a kind of report: {kind}")
-        return report_to(self.c, kind, limit)
-
-    cpdef bint note_result(self, bint failed, double now) noexcept:
-        """Count one result in the window of the last 10 s.
-
-        Returns whether the record holds anything that a success could clear.
-        """
-        cdef node_t *c = self.c
-        count_in_window(c, failed, now)
-        return (
-            c.state != HEALTHY
-            or c.cooling_until != 0.0
-            or c.dead_until != 0.0
-            or c.traffic_failed_at != 0.0
-            or (c.forbidden | c.coolings | c.deaths) != 0
-        )
-
-    cpdef void note_traffic_failure(self, double now) noexcept:
-        """Remember that live traffic failed; a probe's success must not wipe that away."""
-        self.c.traffic_failed_at = now
-
-    cpdef void note_probe(self, bint failing, double expires) noexcept:
-        """Remember a probe's word. It holds back trials until ``expires``, or a newer one."""
-        self.c.probe_failing = failing
-        self.c.probe_expires = expires
-
-    # --- Verdicts ---
-
-    cpdef void eject(self, double until, int cause) noexcept:
-        """Make it unhealthy, not to be tried before ``until``; a later term is not shortened."""
-        eject_node(self.c, until, cause)
-
-    cpdef double eject_for(self, double now, double base_s, double max_s, double spread) noexcept:
-        """Eject because of live traffic, for a term that doubles up to ``max_s``. Returns its end.
-
-        60 s of health make the next ejection the first one again. ``spread`` is a factor (jitter).
-        """
-        cdef node_t *c = self.c
-        if c.healed_at != 0.0 and now - c.healed_at >= GROWTH_MEMORY_S:
-            c.ejections = 0
-        cdef double until = now + grown(base_s, max_s, c.ejections) * spread
-        c.ejections += 1
-        eject_node(c, until, CAUSE_PASSIVE)
-        return until
-
-    cpdef void cool(self, double until) noexcept:
-        """Busy until then. An earlier end changes nothing."""
-        if until > self.c.cooling_until:
-            self.c.cooling_until = until
-            self.c.verdict += 1
-
-    cpdef double cool_for(self, double now, double base_s, double max_s, double spread) noexcept:
-        """As ``cool``, for a term that doubles until a request succeeds. Returns its end."""
-        cdef double until = now + grown(base_s, max_s, self.c.coolings) * spread
-        self.c.coolings += 1
-        self.cool(until)
-        return until
-
-    cpdef void kill(self, double until) noexcept:
-        """Its credential is refused; try again then. An earlier end changes nothing."""
-        if until > self.c.dead_until:
-            self.c.dead_until = until
-            self.c.verdict += 1
-
-    cpdef double kill_for(self, double now, double base_s, double max_s) noexcept:
-        """As ``kill``, for a term that doubles until a request succeeds. Returns its end."""
-        cdef double until = now + grown(base_s, max_s, self.c.deaths)
-        self.c.deaths += 1
-        self.kill(until)
-        return until
-
-    cpdef int count_forbidden(self) noexcept:
-        """Count one 403; returns how many there were without a success in between."""
-        self.c.forbidden += 1
-        return self.c.forbidden
-
-    cpdef void hold_panic(self, double until) noexcept:
-        """A request failed on it while it is out: not even in panic before then."""
-        self.c.panic_after = until
-
-    cpdef void absolve(self, double now) noexcept:
-        """A request succeeded: cooling and dead terms that are over no longer need a trial."""
-        cdef node_t *c = self.c
-        c.traffic_failed_at = 0.0
-        if c.cooling_until != 0.0 and now >= c.cooling_until:
-            c.cooling_until = 0.0
-            c.verdict += 1
-        if c.dead_until != 0.0 and now >= c.dead_until:
-            c.dead_until = 0.0
-            c.verdict += 1
-        if c.cooling_until == 0.0:
-            c.coolings = 0
-        if c.dead_until == 0.0:
-            c.deaths = 0
-            c.forbidden = 0
-
-    cpdef void heal(self, double now) noexcept:
-        """Healthy as of now: because a report made it usable again, or by decree."""
-        heal_node(self.c, now)
-
-    # --- Leaving ---
-
-    cpdef void release(self, int kind, double lease=0.0, int outcome=0) noexcept:
-        """An attempt has ended: call exactly once per pick.
-
-        Args:
-            kind, lease: the selector's ``picked_kind`` and ``picked_lease``.
-            outcome: which of ``outcomes`` to count, 0 to 7.
-        """
-        release_node(self.c, kind, lease, outcome)
-
-
-def _within(str what, value, low, high):
-    if not low <= value <= high:
-        raise ValueError(f"{what} must be {low} to {high}, not {value}")
-    return value
-
-
-# --- Picking -----------------------------------------------------------------------------------
+cdef enum:
+    LOST = -2  # another worker was faster
+    MOST_TURNS = 1 << 16  # of a schedule, times nodes, that are run through to stagger it
 
 
 @cython.final
@@ -681,15 +106,15 @@ cdef class Pick:
 
     def __dealloc__(self):
         if self.outcome == 0:
-            release_node(self.node.c, self.kind, self.lease, ABANDONED)
+            give_back(self, ABANDONED)
 
     cpdef bint is_out_of_date(self) noexcept:
         """The node became unusable after this pick, even if it is back since."""
-        return self.node is not None and self.node.c.generation != self.generation
+        return self.node is not None and load_i64(&self.node.c.generation) != self.generation
 
     cpdef bint is_overtaken(self) noexcept:
         """Anything about the node's standing changed after this pick."""
-        return self.node is not None and self.node.c.verdict != self.verdict
+        return self.node is not None and load_i64(&self.node.c.verdict) != self.verdict
 
     cpdef bint answer(self) noexcept:
         """The node has begun to answer: this is news as of now, and a trial is over.
@@ -703,10 +128,10 @@ cdef class Pick:
         if self.kind == NORMAL:
             return True
         c = self.node.c
-        if self.kind == TRIAL and c.trial_expires == self.lease:
-            c.trial_expires = 0.0
-        self.generation = c.generation
-        self.verdict = c.verdict
+        if self.kind == TRIAL:
+            return_trial(c, self.lease)
+        self.generation = load_i64(&c.generation)
+        self.verdict = load_i64(&c.verdict)
         return True
 
     cpdef bint end(self, int outcome) noexcept:
@@ -714,8 +139,29 @@ cdef class Pick:
         if self.outcome:
             return False
         self.outcome = outcome
-        release_node(self.node.c, self.kind, self.lease, outcome)
+        give_back(self, outcome)
         return True
+
+    cpdef bint settle(self, int outcome) noexcept:
+        """As ``end``, but ``leave`` must follow: what the node is told in between, it hears in time.
+
+        A trial that failed must not be given back before the node is ejected again: another worker
+        would take it in between.
+        """
+        if self.outcome:
+            return False
+        self.outcome = outcome
+        return True
+
+    cpdef void leave(self) noexcept:
+        """Give the node's places back, once after ``settle``."""
+        give_back(self, self.outcome)
+
+
+cdef inline void give_back(Pick pick, int outcome) noexcept:
+    count_end(pick.node.part, pick.kind, outcome)
+    if pick.kind == TRIAL and not pick.has_answered:
+        return_trial(pick.node.c, pick.lease)
 
 
 @cython.final
@@ -738,8 +184,10 @@ cdef class Selector:
         panic_in_flight: requests at a time on one node in panic ``"trials"``.
         trials: False: an unhealthy node waits for reports, no traffic tries it (APISIX).
         trial_lease_s: a trial that has not ended after this time no longer keeps the next one back.
+        stagger: ``(worker, workers)``: begin the schedule that part of its cycle later, so that the
+            workers do not all send their first request to the same node. None: as its nodes' table says.
     Raises:
-        ValueError: too many nodes, one twice, or an unknown panic rule.
+        ValueError: too many nodes, one twice, an unknown panic rule, or no such worker.
     """
 
     def __cinit__(
@@ -750,6 +198,7 @@ cdef class Selector:
         int panic_in_flight=8,
         bint trials=True,
         double trial_lease_s=4.0,
+        stagger=None,
     ):
         cdef int count, index
         cdef Node node
@@ -773,6 +222,14 @@ cdef class Selector:
         for node in self.nodes:
             if node is None:
                 raise TypeError("a node is needed, not None")
+        self.workers = 1
+        if stagger is not None:
+            self.worker, self.workers = stagger
+        elif count:
+            node = <Node>self.nodes[0]
+            self.worker, self.workers = node.worker, node.c.workers
+        if not 0 <= self.worker < self.workers:
+            raise ValueError(f"stagger must be (worker, workers), not {stagger}")
         weighted = {node.priority for node in self.nodes if node.weight}
         order = sorted(range(count), key=lambda position: -self.nodes[position].priority)
         priority = None
@@ -783,6 +240,8 @@ cdef class Selector:
                 self.tier_count += 1
             self.tier_ends[self.tier_count - 1] = index + 1
             self.places[index].node = node.c
+            self.places[index].part = node.part
+            self.places[index].worker = node.worker
             self.places[index].weight = node.weight
             self.places[index].share = node.weight if priority in weighted else 1
             self.places[index].position = order[index]
@@ -829,8 +288,10 @@ cdef class Selector:
         pick.kind = self.picked_kind
         pick.lease = self.picked_lease
         pick.started_at = now
-        pick.generation = node.c.generation
-        pick.verdict = node.c.verdict
+        pick.generation = load_acquire_i64(&node.c.generation)
+        pick.verdict = load_i64(&node.c.verdict)
+        if pick.kind == NORMAL and not is_usable_state(node.c):
+            pick.generation -= 1  # another worker has ejected it since we chose it: we are late already
         pick.outcome = 0
         if tried is not None:
             tried.add(position)
@@ -848,7 +309,26 @@ cdef class Selector:
                 earliest = at
         return earliest
 
-    cdef int choose(self, double now, const uint64_t *tried) noexcept nogil:
+    cdef inline int choose(self, double now, const uint64_t *tried) noexcept nogil:
+        """Position of the node picked, or -1."""
+        cdef int position = self.choose_one(now, tried)
+        return position if position != LOST else self.choose_without(now, tried)
+
+    cdef int choose_without(self, double now, const uint64_t *tried) noexcept nogil:
+        """As ``choose``, for one who has just lost the race for a place: go on without that node."""
+        cdef uint64_t without[TRIED_WORDS]
+        cdef int position
+        memset(without, 0, sizeof(without))
+        if tried != NULL:
+            memcpy(without, tried, sizeof(without))
+        for _ in range(self.tier_ends[self.tier_count - 1]):
+            without[self.picked_position >> 6] |= <uint64_t>1 << (self.picked_position & 63)
+            position = self.choose_one(now, without)
+            if position != LOST:
+                return position
+        return -1
+
+    cdef int choose_one(self, double now, const uint64_t *tried) noexcept nogil:
         cdef int tier, index, end, trial
         cdef int first = 0
         cdef int later_trial = -1
@@ -893,9 +373,11 @@ cdef class Selector:
         cdef const node_t *c
         cdef int i, standing
         trial[0] = -1
-        if tried == NULL and self.is_plain(first, end):
-            any_usable[0] = True
-            return self.next_in_schedule(first, end)
+        if tried == NULL:
+            i = self.next_if_plain(first, end)
+            if i >= 0:
+                any_usable[0] = True
+                return i
         cdef bint is_changed = False
         cdef bint is_left_out
         # [0]: nodes of weight 0, [1]: the others
@@ -944,6 +426,8 @@ cdef class Selector:
                     place.is_member = place.is_usable
                     place.credit = 0
                     place.spare = 0
+                if self.worker:
+                    self.begin_later(first, end)
         if trial[0] >= 0 and tried == NULL:
             return -1
         has_weight = open_count[1] > 0
@@ -952,33 +436,23 @@ cdef class Selector:
         # Nodes of weight 0 stand in only for those of their tier that are out: then they are the set.
         return self.richest(first, end, has_weight, left_out[1] == 0 and (has_weight or left_out[0] == 0))
 
-    cdef inline bint is_plain(self, int first, int end) noexcept nogil:
-        """Every node of this tier can be picked, as it could when the schedule began."""
-        cdef const place_t *place = &self.places[first]
-        cdef const place_t *stop = &self.places[end]
-        cdef const node_t *c
-        while place < stop:
-            c = place.node
-            if (
-                not place.is_member
-                or not is_usable_state(c)
-                or c.cooling_until != 0.0
-                or c.dead_until != 0.0
-                or is_full(c)
-            ):
-                return False
-            place += 1
-        return True
+    cdef inline int next_if_plain(self, int first, int end) noexcept nogil:
+        """``richest`` of a tier of which every node can be picked, as it could when the schedule began.
 
-    cdef inline int next_in_schedule(self, int first, int end) noexcept nogil:
-        """``richest`` of a tier of which no node is left out; one of weight 0 is if another has weight."""
-        cdef place_t *place = &self.places[first]
+        That is nearly every pick: one pass, which is undone when it meets a node that cannot; -1 then.
+        One of weight 0 gains nothing if another has weight.
+        """
+        cdef place_t *start = &self.places[first]
         cdef place_t *stop = &self.places[end]
-        cdef place_t *best = place
+        cdef place_t *place = start
+        cdef place_t *best = start
         cdef int64_t total = 0
-        if end - first == 1:
-            return first
         while place < stop:
+            if not place.is_member or not is_in_order(place.node):
+                while place > start:
+                    place -= 1
+                    place.credit -= place.share
+                return -1
             place.credit += place.share
             total += place.share
             if place.credit > best.credit:
@@ -986,6 +460,44 @@ cdef class Selector:
             place += 1
         best.credit -= total
         return <int>(best - self.places)
+
+    @cython.cdivision(True)
+    cdef void begin_later(self, int first, int end) noexcept nogil:
+        """Run the new schedule of this tier ahead by this worker's part of its cycle.
+
+        Of a long cycle only some turns are run: that too keeps the workers apart, and costs no more
+        than some 100 µs when the set of nodes changes.
+        """
+        cdef place_t *place
+        cdef place_t *best
+        cdef int64_t gain
+        cdef int64_t total = 0
+        cdef int64_t divisor = 0
+        cdef int64_t turns
+        cdef int members = 0
+        cdef bint has_weight = False
+        cdef int i
+        for i in range(first, end):
+            if self.places[i].is_member and self.places[i].weight > 0:
+                has_weight = True
+        for i in range(first, end):
+            place = &self.places[i]
+            if place.is_member and (place.weight > 0 or not has_weight):
+                gain = place.weight if has_weight else 1
+                total += gain
+                divisor = greatest_divisor(gain, divisor)
+                members += 1
+        turns = min(total // divisor * self.worker // self.workers, MOST_TURNS // members)
+        while turns > 0:
+            best = NULL
+            for i in range(first, end):
+                place = &self.places[i]
+                if place.is_member and (place.weight > 0 or not has_weight):
+                    place.credit += place.weight if has_weight else 1
+                    if best == NULL or place.credit > best.credit:
+                        best = place
+            best.credit -= total
+            turns -= 1
 
     cdef int richest(self, int first, int end, bint has_weight, bint is_main) noexcept nogil:
         """The open place of this tier with the most credit, after each has gained its weight; it pays."""
@@ -1021,7 +533,7 @@ cdef class Selector:
         """All nodes are out: the place to try nevertheless, or -1."""
         cdef place_t *place
         cdef const node_t *c
-        cdef int i, tier, standing, first
+        cdef int i, tier, standing, first, under_way
         cdef int64_t rank
         cdef int64_t best_rank = 0
         cdef int best = -1
@@ -1034,14 +546,17 @@ cdef class Selector:
                     c = place.node
                     standing = standing_of(c, now, self.trials)
                     # A dead one waits for its trial; an open one is left out for another reason.
-                    if standing < ON_TRIAL or c.dead_until != 0.0 or (standing == COOLING) != takes_cooling:
+                    if standing < ON_TRIAL or load_f64(&c.dead_until) != 0.0:
+                        continue
+                    if (standing == COOLING) != takes_cooling:
                         continue
                     if tried != NULL and (tried[place.position >> 6] >> (place.position & 63) & 1):
                         continue
-                    if is_full(c) or c.panic_in_flight >= self.panic_in_flight or now < c.panic_after:
+                    under_way = panic_in_flight_of(c)
+                    if is_full(c) or under_way >= self.panic_in_flight or now < load_f64(&c.panic_after):
                         continue
                     # One of weight 0 only if there is no other; then the one with the fewest.
-                    rank = <int64_t>c.panic_in_flight + (0 if place.weight else self.panic_in_flight)
+                    rank = <int64_t>under_way + (0 if place.weight else self.panic_in_flight)
                     if best < 0 or rank < best_rank:
                         best = i
                         best_rank = rank
@@ -1051,16 +566,44 @@ cdef class Selector:
         return -1
 
     cdef int take(self, int index, int kind, double now) noexcept nogil:
-        """Enter the pick in the node's record and in ``picked_*``; returns its position."""
-        cdef node_t *c = self.places[index].node
-        c.in_flight += 1
-        c.picks += 1
-        self.picked_lease = 0.0
-        if kind == TRIAL:
-            c.trial_expires = now + self.trial_lease_s
-            self.picked_lease = c.trial_expires
-        elif kind == PANIC:
-            c.panic_in_flight += 1
+        """Enter the pick in the node's record and in ``picked_*``; returns its position, or LOST."""
+        cdef place_t *place = &self.places[index]
+        cdef node_t *c = place.node
+        cdef bint is_shared = c.workers > 1
+        cdef double lease = 0.0
         self.picked_kind = kind
-        self.picked_position = self.places[index].position
-        return self.picked_position
+        self.picked_position = place.position
+        if kind == TRIAL:
+            lease = now + self.trial_lease_s
+            if is_shared:
+                lease = sign_f64(lease, place.worker)
+            if not claim_trial(c, now, lease, self.trials):
+                return LOST
+        self.picked_lease = lease
+        if is_shared and (kind == PANIC or load_i32(&c.max_in_flight) > 0):
+            if not self.take_limited(place, kind):
+                if kind == TRIAL:
+                    return_trial(c, lease)
+                return LOST
+        else:
+            count_pick(place.part, kind)
+        return place.position
+
+    cdef bint take_limited(self, place_t *place, int kind) noexcept nogil:
+        """Take one of the places that workers compete for; false if the last one is gone."""
+        cdef node_t *c = place.node
+        cdef bint entered = enter_record(c, place.worker)
+        cdef bint is_free = not is_full(c)
+        if kind == PANIC and not self.panics_for_all and panic_in_flight_of(c) >= self.panic_in_flight:
+            is_free = False
+        if is_free:
+            count_pick(place.part, kind)
+        leave_record(c, place.worker, entered)
+        return is_free
+
+
+@cython.cdivision(True)
+cdef inline int64_t greatest_divisor(int64_t a, int64_t b) noexcept nogil:
+    while b:
+        a, b = b, a % b
+    return a

@@ -18,8 +18,11 @@ LAYERS = [  # top to bottom; names on one line never import each other
     {"routing", "embed"},
     {"balancing", "llm", "wire"},
     {"_core", "errors", "_version"},
+    {"_node"},
+    {"_record"},
+    {"_shm"},
 ]
-PURE = ("_core", "balancing", "llm")
+PURE = ("_core", "_node", "_record", "_shm", "balancing", "llm")
 IMPURE = {"asyncio", "socket", "ssl", "time", "uvloop", "select", "selectors", "threading"}
 ONLY_ABOVE = {  # heavy or far from the request path: imported by these parts only
     "click": {"cli"},

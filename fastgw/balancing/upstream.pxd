@@ -2,7 +2,8 @@
 
 cimport cython
 
-from fastgw._core cimport Node, Pick, Selector, Tried
+from fastgw._core cimport Pick, Selector, Tried
+from fastgw._node cimport Node
 
 
 cdef int _NORMAL, _TRIAL, _ACTIVE
@@ -42,7 +43,9 @@ cdef class Upstream:
     cpdef Attempt start_attempt(self, double now, Tried tried=*)
     cpdef double next_recovery(self, double now)
     # Probes
+    @cython.locals(entered=cython.bint)
     cpdef bint record_probe(self, Node node, int report, double now) except -1
+    cdef bint _count_probe(self, Node node, int report, double now) except -1
     # Policy
     cdef double _spread(self) except? -1
     cdef long long _limit(self, int kind) noexcept
@@ -59,25 +62,35 @@ cdef class Attempt(Pick):
     # The one outcome
     cpdef bint succeeded(self, double now) except -1
 
+    @cython.locals(entered=cython.bint)
+    cpdef bint failed(self, int kind, double now, bint at_once=*) except -1
+
+    @cython.locals(entered=cython.bint)
+    cpdef bint busy(self, double until, double now, bint overload=*) except -1
+
+    @cython.locals(upstream=Upstream, node=Node, entered=cython.bint)
+    cpdef bint dead(self, double now) except -1
+
+    @cython.locals(upstream=Upstream, node=Node, entered=cython.bint, known=cython.bint)
+    cpdef bint forbidden(self, double now) except -1
+    cpdef bint ignored(self, double now) except -1
+    # Effects
+
     @cython.locals(
         upstream=Upstream,
         node=Node,
         on_probation=cython.bint,
         is_late=cython.bint,
         usable=cython.bint,
+        enough=cython.bint,
     )
-    cpdef bint failed(self, int kind, double now, bint at_once=*) except -1
+    cdef void _blame(self, int kind, double now, bint at_once) except *
 
     @cython.locals(upstream=Upstream, node=Node, known=cython.bint)
-    cpdef bint busy(self, double until, double now, bint overload=*) except -1
+    cdef void _rest(self, double until, double now, bint overload) except *
 
-    @cython.locals(upstream=Upstream, node=Node, known=cython.bint)
-    cpdef bint dead(self, double now) except -1
-
-    @cython.locals(upstream=Upstream, node=Node, known=cython.bint)
-    cpdef bint forbidden(self, double now) except -1
-    cpdef bint ignored(self, double now) except -1
-    # Effects
-
-    @cython.locals(upstream=Upstream, node=Node, limit=cython.longlong)
+    @cython.locals(upstream=Upstream, node=Node, entered=cython.bint)
     cdef void _credit(self, double now) except *
+
+    @cython.locals(limit=cython.longlong)
+    cdef void _clear(self, Node node, Upstream upstream, double now) except *

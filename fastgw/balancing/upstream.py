@@ -4,6 +4,9 @@ Late news is dropped. Every attempt remembers its node's generation and verdict 
 outcome from before an ejection neither ejects again nor heals, and a trial's failure counts only
 if nothing else has been learned about the node meanwhile. Whatever the outcome does, it gives the
 node's in-flight place and the trial back.
+
+A node may be shared with other worker processes. An outcome that changes its standing looks and acts
+in one step (``Node.enter``), and gives a trial back after that.
 """
 
 from __future__ import annotations
@@ -12,7 +15,8 @@ from collections.abc import Callable, Iterable
 from enum import IntEnum
 from random import Random
 
-from fastgw._core import Node, Pick, PickKind, Selector, Tried
+from fastgw._core import Pick, PickKind, Selector, Tried
+from fastgw._node import Node
 from fastgw.balancing.health import HealthPolicy, Thresholds
 
 
@@ -53,6 +57,7 @@ class Upstream:
         retries: attempts after the first one; None for one per further node.
         retry_timeout_s: no retry begins later than this after the first attempt; 0 = no limit.
         random: returns a number in [0, 1), for jitter. One of its own by default.
+        stagger: ``(worker, workers)``, see Selector. None: as the table of the nodes says.
     Raises:
         ValueError: too many nodes, one of them twice, or a negative number.
     """
@@ -66,6 +71,7 @@ class Upstream:
         retries: int | None = None,
         retry_timeout_s: float = 0.0,
         random: Callable[[], float] | None = None,
+        stagger: tuple[int, int] | None = None,
     ) -> None:
         policy = health if health is not None else HealthPolicy()
         self.name = name
@@ -83,6 +89,7 @@ class Upstream:
             panic_in_flight=policy.panic_in_flight,
             trials=policy.trials,
             trial_lease_s=policy.trial_lease_s,
+            stagger=stagger,
         )
 
         passive = policy.passive if policy.passive is not None else Thresholds(0, 0, 0, 0)
@@ -154,6 +161,15 @@ class Upstream:
         """
         if not self._probes:
             return False
+        if report < 0 or report > 3:
+            raise ValueError(f"not a kind of report: {report}")
+        entered = node.enter()
+        try:
+            return self._count_probe(node, report, now)
+        finally:
+            node.leave(entered)
+
+    def _count_probe(self, node: Node, report: int, now: float) -> bool:
         node.note_probe(report != 0, now + self._probe_hold_s)
         if report:
             if not node.report(report, self._probe_limit(report)):
@@ -251,35 +267,14 @@ class Attempt(Pick):
         """
         if kind < 1 or kind > 3:
             raise ValueError(f"not a kind of failure: {kind}")
-        if not self.end(_FAILED):
+        if not self.settle(_FAILED):
             return False
-        upstream = self.owner
-        node = self.node
-        on_probation = self.kind != _NORMAL and not self.has_answered
-        is_late = self.is_out_of_date() or (on_probation and self.is_overtaken())
-        if is_late and not upstream._counts_late:
-            if not node.is_usable():
-                node.hold_panic(now + upstream._panic_pause_s)
-            return True
-        node.note_result(True, now)
-        if on_probation:
-            node.hold_panic(now + upstream._panic_pause_s)
-        if not upstream._counts:
-            return True
-        usable = node.is_usable()
-        if usable:
-            node.note_traffic_failure(now)
-        if node.report(kind, upstream._limit(kind)):
-            pass  # that was one too many
-        elif on_probation and self.kind == _TRIAL:
-            pass  # the trial has decided
-        elif not usable:
-            return True
-        elif at_once and upstream._ejects_at_once:
-            pass
-        elif not upstream._rate_min or not node.is_failing(now, upstream._rate_min, upstream._rate_percent):
-            return True
-        node.eject_for(now, upstream._ejection_s, upstream._ejection_max_s, upstream._spread())
+        entered = self.node.enter()
+        try:
+            self._blame(kind, now, at_once)
+        finally:
+            self.node.leave(entered)
+            self.leave()
         return True
 
     def busy(self, until: float, now: float, overload: bool = False) -> bool:
@@ -289,8 +284,93 @@ class Attempt(Pick):
             until: monotonic seconds; not after ``now`` if the node named no time.
             overload: the node itself is overloaded (503, 529), it is not one key's limit (429).
         """
-        if not self.end(_BUSY):
+        if not self.settle(_BUSY):
             return False
+        entered = self.node.enter()
+        try:
+            self._rest(until, now, overload)
+        finally:
+            self.node.leave(entered)
+            self.leave()
+        return True
+
+    def dead(self, now: float) -> bool:
+        """The node refuses our credential, or its account is empty: out until it is tried again."""
+        if not self.settle(_DEAD):
+            return False
+        upstream = self.owner
+        node = self.node
+        entered = node.enter()
+        try:
+            if not (node.is_dead() and self.is_overtaken()):
+                node.kill_for(now, upstream._dead_s, upstream._dead_max_s)
+        finally:
+            node.leave(entered)
+            self.leave()
+        return True
+
+    def forbidden(self, now: float) -> bool:
+        """A 403: ``dead`` when it is not the first in a row, else only this request moves on."""
+        if not self.settle(_FORBIDDEN):
+            return False
+        upstream = self.owner
+        node = self.node
+        entered = node.enter()
+        try:
+            known = node.is_dead() and self.is_overtaken()
+            if not known and node.count_forbidden() >= upstream._forbidden_needed:
+                node.kill_for(now, upstream._dead_s, upstream._dead_max_s)
+        finally:
+            node.leave(entered)
+            self.leave()
+        return True
+
+    def ignored(self, now: float) -> bool:
+        """It ended by nobody's fault: the client left, or this kind of request does not suit the node."""
+        return self.end(_IGNORED)
+
+    # --- Effects ---
+
+    def _blame(self, kind: int, now: float, at_once: bool) -> None:
+        """A failure: count it, and eject the node if that was enough."""
+        upstream = self.owner
+        node = self.node
+        on_probation = self.kind != _NORMAL and not self.has_answered
+        is_late = self.is_out_of_date() or (on_probation and self.is_overtaken())
+        if is_late and not upstream._counts_late:
+            if not node.is_usable():
+                node.hold_panic(now + upstream._panic_pause_s)
+            return
+        node.note_result(True, now)
+        if on_probation:
+            node.hold_panic(now + upstream._panic_pause_s)
+        if not upstream._counts:
+            return
+        usable = node.is_usable()
+        if usable:
+            node.note_traffic_failure(now)
+        if on_probation and self.kind == _TRIAL:
+            enough = True  # the trial has decided
+        elif not usable:
+            enough = False  # it is out already
+        elif at_once and upstream._ejects_at_once:
+            enough = True
+        else:
+            enough = upstream._rate_min > 0 and node.is_failing(
+                now, upstream._rate_min, upstream._rate_percent
+            )
+        node.fail(
+            kind,
+            upstream._limit(kind),
+            enough,
+            now,
+            upstream._ejection_s,
+            upstream._ejection_max_s,
+            upstream._spread(),
+        )
+
+    def _rest(self, until: float, now: float, overload: bool) -> None:
+        """A node that is busy: how long it is left alone."""
         upstream = self.owner
         node = self.node
         # Of the requests that were under way together only the first one makes the term grow.
@@ -304,40 +384,18 @@ class Attempt(Pick):
                 node.cool_for(now, upstream._busy_s, upstream._busy_max_s, upstream._spread())
         if self.kind != _NORMAL or not node.is_usable():
             node.hold_panic(now + upstream._panic_pause_s)
-        return True
-
-    def dead(self, now: float) -> bool:
-        """The node refuses our credential, or its account is empty: out until it is tried again."""
-        if not self.end(_DEAD):
-            return False
-        upstream = self.owner
-        node = self.node
-        known = node.is_dead() and self.is_overtaken()
-        if not known:
-            node.kill_for(now, upstream._dead_s, upstream._dead_max_s)
-        return True
-
-    def forbidden(self, now: float) -> bool:
-        """A 403: ``dead`` when it is not the first in a row, else only this request moves on."""
-        if not self.end(_FORBIDDEN):
-            return False
-        upstream = self.owner
-        node = self.node
-        known = node.is_dead() and self.is_overtaken()
-        if not known and node.count_forbidden() >= upstream._forbidden_needed:
-            node.kill_for(now, upstream._dead_s, upstream._dead_max_s)
-        return True
-
-    def ignored(self, now: float) -> bool:
-        """It ended by nobody's fault: the client left, or this kind of request does not suit the node."""
-        return self.end(_IGNORED)
-
-    # --- Effects ---
 
     def _credit(self, now: float) -> None:
         """A success on a node about which there was something to clear."""
         upstream = self.owner
         node = self.node
+        entered = node.enter()
+        try:
+            self._clear(node, upstream, now)
+        finally:
+            node.leave(entered)
+
+    def _clear(self, node: Node, upstream: Upstream, now: float) -> None:
         if self.is_out_of_date() and not upstream._counts_late:
             return
         if self.kind != _NORMAL or not self.is_overtaken():

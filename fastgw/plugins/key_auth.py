@@ -14,8 +14,10 @@ from urllib.parse import parse_qsl, urlencode
 
 import orjson
 
+from ..errors import ConfigError
 from ..proxy import answers
 from ..proxy.phases import Answer, ClientRequest
+from ..wire.head import check_value
 
 
 class KeyAuth:
@@ -49,6 +51,11 @@ class KeyAuth:
         self.anonymous = conf.get("anonymous_consumer")
         self.errors_like_apisix = errors_like_apisix
         self._consumers = {_digest(key.encode()): username for username, keys in consumers for key in keys}
+        try:
+            for username in {*self._consumers.values(), self.anonymous or ""}:
+                check_value(username.encode())
+        except ValueError as error:
+            raise ConfigError("a consumer's name with a control character cannot be told to nodes") from error
 
     def on_request(self, request: ClientRequest) -> Answer | None:
         given = request.head.get(self.header)

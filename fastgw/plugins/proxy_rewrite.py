@@ -16,7 +16,9 @@ from ..proxy.phases import Answer, ClientRequest
 from ..wire.head import check_name, check_value
 from .variables import Template
 
-_UNSAFE = re.compile(r"[\x00-\x20\x7f-\uffff]")
+# What a target may not hold as it is: all but visible ASCII, and the sign of a fragment.
+_UNSAFE = re.compile(r"[^\x21\x22\x24-\x7e]")
+_DOT_SEGMENT = re.compile(r"/(?:\.|%2e){1,2}(?:/|;|$)", re.IGNORECASE)
 
 
 class ProxyRewrite:
@@ -60,7 +62,7 @@ class ProxyRewrite:
         fields = [(name, value) for name, value in self.add if name not in replaced] + self.set
         sent = []
         for name, template in fields:
-            value = render(template).encode("utf-8")
+            value = render(template).encode("utf-8", "surrogateescape")
             if value and name not in self.remove:
                 sent.append((name, check_value(value)))
         return sent, replaced | self.remove
@@ -79,11 +81,15 @@ class ProxyRewrite:
                     rewritten = replacement.render(request, groups)
                     break
         if rewritten is not None:
+            if not rewritten.startswith("/"):
+                rewritten = "/" + rewritten
+            if _DOT_SEGMENT.search(rewritten.partition("?")[0]):
+                # By a value of the request: the node would see another path than the route's.
+                return _refuse("a path with dot segments")
             if query:
                 rewritten += ("&" if "?" in rewritten else "?") + query
             # A control character or a space here would begin another request line.
-            safe = _UNSAFE.sub(lambda m: "".join(f"%{byte:02X}" for byte in m.group().encode()), rewritten)
-            request.target = safe.encode("latin-1")
+            request.target = _UNSAFE.sub(_percent, rewritten).encode("ascii")
         if self.method is not None:
             request.method = self.method
         try:
@@ -91,11 +97,19 @@ class ProxyRewrite:
         except ValueError:
             # A header of the request, used in a value, holds what no header may: impossible
             # for one that came through our own scanner, so the variable is at fault.
-            error = ClientError("a header value is not valid")
-            return Answer(400, answers.error_body(str(error), error.kind, error.code))
+            return _refuse("a header value is not valid")
         request.added += fields
         request.dropped |= dropped
         return None
+
+
+def _refuse(message: str) -> Answer:
+    error = ClientError(message)
+    return Answer(400, answers.error_body(str(error), error.kind, error.code))
+
+
+def _percent(match: re.Match[str]) -> str:
+    return "".join(f"%{byte:02X}" for byte in match.group().encode("utf-8", "surrogateescape"))
 
 
 def _fields(verb: Mapping[str, Any]) -> list[tuple[bytes, Template]]:

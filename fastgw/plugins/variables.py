@@ -46,7 +46,8 @@ def variable(name: str, request: ClientRequest) -> str:
     head = request.head
     if name.startswith("http_"):
         value = head.get(name[5:].replace("_", "-").lower().encode("latin-1", "replace"))
-        return value.decode("latin-1") if value is not None else ""
+        # As it came: written to a header again, it is the same bytes.
+        return value.decode("utf-8", "surrogateescape") if value is not None else ""
     path, _, query = head.target.decode("latin-1").partition("?")
     if name.startswith("arg_"):
         return next((value for key, value in parse_qsl(query, keep_blank_values=True) if key == name[4:]), "")
@@ -63,7 +64,8 @@ def variable(name: str, request: ClientRequest) -> str:
         case "http_host":
             return host
         case "host":
-            return host.lower().partition(":")[0]
+            name = host.lower()
+            return name.partition("]")[0] + "]" if name.startswith("[") else name.partition(":")[0]
         case "remote_addr":
             return request.connection.peer_address()
         case "consumer_name":

@@ -75,7 +75,9 @@ def answer(
 ) -> bytes:
     """A whole answer, ready to be sent. ``fields`` are validated here."""
     lines = [(b"content-type", content_type)] if body else []
-    lines += [*fields, (b"content-length", b"%d" % len(body))]
+    lines += fields
+    if status != 204:  # which has no body, and must not say how long it is
+        lines.append((b"content-length", b"%d" % len(body)))
     if not keep_alive:
         lines.append((b"connection", b"close"))
     elif minor_version == 0:

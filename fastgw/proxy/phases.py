@@ -6,6 +6,7 @@ a request keeps the plan it began with.
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -20,6 +21,8 @@ from . import answers
 from .exchange import Exchange
 from .exchanges import Exchanges
 from .plan import RoutePlan
+
+logger = logging.getLogger("fastgw.phases")
 
 CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 _SANE_ID = frozenset(b"abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789._-")
@@ -111,13 +114,20 @@ class Dispatcher:
             return None
         target = plan.target_of(head.target) if plan.strip_prefix else head.target
         request = None
+        dropped = None
         if plan.plugins:
             request = ClientRequest(head, connection, request_id, head.method, target)
-            for plugin in plan.plugins:
-                answer = plugin.on_request(request)
-                if answer is not None:
-                    self._answer(connection, head, request_id, plan.name, answer)
-                    return None
+            try:
+                answer = self._run_plugins(plan, request)
+                dropped = FieldFilter(request.dropped) if request.dropped else None
+            except Exception:  # a bug in one of them costs its own request, and not without a word
+                logger.exception("a plugin of route %s failed", plan.name)
+                failure = FastgwError("the gateway could not handle this request")
+                self._answer_error(connection, head, request_id, plan.name, failure)
+                return None
+            if answer is not None:
+                self._answer(connection, head, request_id, plan.name, answer)
+                return None
         if head.expects_continue:
             connection.send_interim(CONTINUE)
         exchange = Exchange(self.exchanges, connection, head, plan, request_id, now)
@@ -128,9 +138,16 @@ class Dispatcher:
             exchange.consumer = request.consumer
             if request.added:
                 exchange.extra = request.added
-            if request.dropped:
-                exchange.extra_drop = FieldFilter(request.dropped)
+            exchange.extra_drop = dropped
         return exchange
+
+    def _run_plugins(self, plan: RoutePlan, request: ClientRequest) -> Answer | None:
+        """Let each plugin change the request; the first answer ends it."""
+        for plugin in plan.plugins:
+            answer: Answer | None = plugin.on_request(request)
+            if answer is not None:
+                return answer
+        return None
 
     def refuse(self, connection: ClientConnection, error: ClientError) -> None:
         """Answer bytes that are no well-formed request, and close."""

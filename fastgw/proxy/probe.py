@@ -7,6 +7,7 @@ port, the certificate. Only the status line of the answer matters.
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 from random import random
@@ -19,6 +20,8 @@ from ..errors import FailureKind, NodeError, NodeTimeout
 from ..wire.events import ExchangeEvents
 from ..wire.node_connection import NodeConnection
 from ..wire.pool import Pool
+
+logger = logging.getLogger("fastgw.probe")
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,7 +129,11 @@ class Prober:
                 await asyncio.sleep(1.0)
                 continue
             async with self._slots:
-                report = await self.probe(probed)
+                try:
+                    report = await self.probe(probed)
+                except Exception:  # a bug of ours must not leave a node without probes
+                    logger.exception("a probe failed in an unexpected way")
+                    report = None
             if report is not None:
                 self.upstream.record_probe(probed.node, report, monotonic())
             if self.on_result is not None:

@@ -1,15 +1,21 @@
-"""The kernel against a plain Python model, and what must hold under any order of events."""
+"""The kernel against a plain Python model, and what must hold under any order of events.
 
+The failover machine runs twice: in a process of its own, and as three workers that share their nodes'
+records, one of which may die at any time.
+"""
+
+import mmap
 from collections import Counter
 from dataclasses import dataclass, field
 from fractions import Fraction
 from math import gcd
+from typing import Any
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from fastgw._core import TRANSITIONS, Cause, HealthState, Node, PickKind, Report, Selector, Tried
+from fastgw._core import TRANSITIONS, Cause, HealthState, Node, NodeTable, PickKind, Report, Selector, Tried
 from fastgw.balancing.health import HealthPolicy, Thresholds
 from fastgw.balancing.upstream import Attempt, Upstream
 
@@ -237,6 +243,8 @@ def test_apisix_upstream_is_the_model_whoever_reports(
 class Failover(RuleBasedStateMachine):
     """Attempts begin, end in any way and order, and time passes. Nothing may get lost or stuck."""
 
+    workers = 1
+
     def __init__(self) -> None:
         super().__init__()
         self.now = 1000.0
@@ -249,14 +257,32 @@ class Failover(RuleBasedStateMachine):
         has_probes=st.booleans(),
     )
     def make(self, weights: list[tuple[int, int]], successes: int, has_probes: bool) -> None:
-        nodes = [Node(f"n{index}", 1, weight, tier) for index, (weight, tier) in enumerate(weights)]
         policy = HealthPolicy(
             passive=Thresholds(successes=successes, http_failures=2, tcp_failures=2, timeouts=2),
             active=Thresholds(2, 2, 2, 2) if has_probes else None,
         )
-        self.upstream = Upstream(nodes, policy)
         self.policy = policy
-        self.generations = [0] * len(nodes)
+        self.weights = weights
+        self.generations = [0] * len(weights)
+        self.lay_out()
+        self.upstreams = [self.upstream_of(worker) for worker in range(self.workers)]
+        self.upstream = self.upstreams[0]
+
+    def lay_out(self) -> None:
+        """Before the first node is made."""
+
+    def options_of(self, worker: int, name: str) -> dict[str, Any]:
+        """Where this worker's node of that name has its record."""
+        return {}
+
+    def upstream_of(self, worker: int) -> Upstream:
+        return Upstream(
+            [
+                Node(f"n{index}", 1, weight, tier, **self.options_of(worker, f"n{index}"))
+                for index, (weight, tier) in enumerate(self.weights)
+            ],
+            self.policy,
+        )
 
     # --- Events ---
 
@@ -264,14 +290,15 @@ class Failover(RuleBasedStateMachine):
     def time_passes(self, step: float) -> None:
         self.now += step
 
-    @rule(tried=st.sets(st.integers(0, 3)))
-    def attempt_begins(self, tried: set[int]) -> None:
-        nodes = self.upstream.nodes
+    @rule(tried=st.sets(st.integers(0, 3)), worker=st.integers(0, 2))
+    def attempt_begins(self, tried: set[int], worker: int) -> None:
+        upstream = self.upstreams[worker % self.workers]
+        nodes = upstream.nodes
         positions = Tried()
         for position in tried:
             positions.add(position)
         standing = [node.is_available(self.now) for node in nodes]
-        attempt = self.upstream.start_attempt(self.now, positions)
+        attempt = upstream.start_attempt(self.now, positions)
         left = [index for index in range(len(nodes)) if index not in tried]
         available = [index for index in left if standing[index]]
         if attempt is None:
@@ -347,11 +374,12 @@ class Failover(RuleBasedStateMachine):
         attempt = data.draw(st.sampled_from(self.under_way))
         attempt.answered(self.now)
 
-    @rule(data=st.data(), report=st.sampled_from(Report))
-    def probe_ends(self, data: st.DataObject, report: Report) -> None:
-        node = data.draw(st.sampled_from(self.upstream.nodes))
+    @rule(data=st.data(), report=st.sampled_from(Report), worker=st.integers(0, 2))
+    def probe_ends(self, data: st.DataObject, report: Report, worker: int) -> None:
+        upstream = self.upstreams[worker % self.workers]
+        node = data.draw(st.sampled_from(upstream.nodes))
         was_usable, cause = node.is_usable(), node.cause
-        crossed = self.upstream.record_probe(node, report, self.now)
+        crossed = upstream.record_probe(node, report, self.now)
         assert crossed == (was_usable != node.is_usable())
         if not was_usable and cause == Cause.PASSIVE:
             assert not node.is_usable()  # the trial decides
@@ -376,6 +404,8 @@ class Failover(RuleBasedStateMachine):
             assert node.generation >= self.generations[index]
             assert node.verdict >= node.generation
             self.generations[index] = node.generation
+            for upstream in self.upstreams:
+                assert repr(upstream.nodes[index]) == repr(node)
             recovery = self.upstream.next_recovery(self.now)
             assert recovery >= self.now
             assert (recovery == self.now) == any(node.is_available(self.now) for node in self.upstream.nodes)
@@ -400,5 +430,39 @@ class Failover(RuleBasedStateMachine):
         assert all(node.is_usable() and node.is_available(now) for node in self.upstream.nodes)
 
 
-Failover.TestCase.settings = settings(max_examples=60, stateful_step_count=40)
+ghosts: list[Any] = []  # what a dead worker had: it never lets go of it
+
+
+class SharedFailover(Failover):
+    """The same by three workers over one memory."""
+
+    workers = 3
+
+    def lay_out(self) -> None:
+        self.memory = mmap.mmap(-1, NodeTable.bytes_needed(4, self.workers))
+        self.tables = [self.table_of(worker) for worker in range(self.workers)]
+
+    def table_of(self, worker: int) -> NodeTable:
+        return NodeTable(4, self.memory, worker=worker, workers=self.workers)
+
+    def options_of(self, worker: int, name: str) -> dict[str, Any]:
+        return {"table": self.tables[worker], "key": name}
+
+    @precondition(lambda self: hasattr(self, "upstream"))
+    @rule(worker=st.integers(1, 2), holds=st.booleans())
+    def worker_dies(self, worker: int, holds: bool) -> None:
+        upstream = self.upstreams[worker]
+        lost = [attempt for attempt in self.under_way if attempt.owner is upstream]
+        self.under_way = [attempt for attempt in self.under_way if attempt.owner is not upstream]
+        if holds:
+            assert upstream.nodes[0].enter()
+        ghosts.append((lost, upstream, self.tables[worker]))
+        assert self.tables[0].recover(worker) == len(lost)
+        self.tables[worker] = self.table_of(worker)
+        self.upstreams[worker] = self.upstream_of(worker)
+
+
+for machine in (Failover, SharedFailover):
+    machine.TestCase.settings = settings(max_examples=60, stateful_step_count=40)
 TestFailover = Failover.TestCase
+TestSharedFailover = SharedFailover.TestCase

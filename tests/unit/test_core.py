@@ -101,14 +101,13 @@ def test_nodes_of_one_table_lie_in_its_memory() -> None:
     memory = bytearray(NodeTable.bytes_needed(2))
     table = NodeTable(2, memory)
     first, second = Node("a", 1, table=table), Node("b", 1, table=table)
-    assert not any(memory)
+    before = bytes(memory)
     first.report(HTTP, 1)
-    half = len(memory) // 2
-    assert any(memory[:half])
-    assert not any(memory[half:])
+    ejected = bytes(memory)
+    assert before != ejected
     second.report(HTTP, 1)
-    assert any(memory[half:])
-    with pytest.raises(ValueError, match="full"):
+    assert ejected != bytes(memory)
+    with pytest.raises(ValueError, match="full: 2 of 2"):
         Node("c", 1, table=table)
 
 
