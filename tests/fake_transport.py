@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 
@@ -18,6 +19,7 @@ class FakeTransport:
         self.unsent = 0
         self.is_reading = True
         self.extra = extra
+        self.on_write: Callable[[], None] | None = None
 
     @property
     def sent(self) -> bytes:
@@ -38,6 +40,8 @@ class FakeTransport:
     def write(self, data: bytes) -> None:
         assert "write_eof" not in self.calls, "written behind the end"
         self.written.append(bytes(data))
+        if self.on_write is not None:
+            self.on_write()
 
     def write_eof(self) -> None:
         self.calls.append("write_eof")

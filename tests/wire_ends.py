@@ -194,6 +194,10 @@ class Client:
     def read_until(self, mark: bytes) -> bytes:
         return self._reader.until(mark)
 
+    def wait_for(self, mark: bytes) -> None:
+        """Wait until ``mark`` has come; nothing is taken, so ``answer`` still finds it all."""
+        self._reader.buffer = self._reader.until(mark) + self._reader.buffer
+
     def rest(self) -> bytes:
         """Everything up to the end of the connection, which must come."""
         return self._reader.rest()

@@ -21,6 +21,18 @@ class Deadlines:
     total_s: float = 600.0  # everything, all attempts included
 
 
+def patience(told: bytes) -> float:
+    """How long a caller waits by its own word, seconds; 0 if that is no number.
+
+    A little less, so that an error of ours still reaches a caller who has not given up.
+    """
+    try:
+        seconds = float(told)
+    except ValueError:
+        return 0.0
+    return seconds - min(1.0, 0.1 * seconds) if seconds > 0 else 0.0
+
+
 def attempt_deadline(now: float, total: float, is_last: bool) -> float:
     """When an attempt that begins now has to have shown content.
 

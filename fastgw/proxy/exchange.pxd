@@ -43,6 +43,8 @@ cdef class Exchange(ExchangeEvents):
     cdef public double share_deadline
     cdef public double phase_deadline
     cdef public double total_deadline
+    cdef public bint is_hurried
+    cdef public double own_limit_s
     cdef public double node_stalled_at
     cdef public bint is_adapted
     cdef public Relay relay
@@ -67,7 +69,6 @@ cdef class Exchange(ExchangeEvents):
     cdef _refuse_body(self)
     @cython.locals(plan=RoutePlan, facts=BodyFacts, body=bytes)
     cdef _begin(self, double now)
-    cdef _respect_patience(self, bytes timeout)
     @cython.locals(
         plan=RoutePlan,
         link=NodeLink,

@@ -10,12 +10,13 @@ No task, future or timer is made here: ``on_tick`` compares numbers with the clo
 
 from __future__ import annotations
 
+from dataclasses import replace
 from enum import IntEnum
 from time import monotonic
 from typing import Any
 
 from .._core import Tried
-from ..balancing.deadlines import attempt_deadline
+from ..balancing.deadlines import attempt_deadline, patience
 from ..balancing.retry import STALE_REUSE_S, computes_answer, is_nodes_fault, is_replayable, may_attempt_again
 from ..balancing.upstream import Attempt
 from ..errors import (
@@ -47,7 +48,7 @@ from . import answers
 from .exchanges import Exchanges
 from .held_body import HeldBody
 from .plan import NodeLink, RoutePlan
-from .relay import Relay
+from .relay import Relay, is_opaque
 
 HELD_ERROR_BYTES = 64 * 1024  # of an error answer, read to learn what it means
 HELD_ERROR_S = 5.0  # ... and for how long
@@ -123,6 +124,8 @@ class Exchange(ExchangeEvents):
         self.share_deadline = 0.0  # of the attempt, by its share of the time left
         self.phase_deadline = 0.0
         self.total_deadline = now + plan.total_s
+        self.is_hurried = False  # the caller waits for less than the route allows
+        self.own_limit_s = 0.0  # the node's time for the phase, hurry aside
         self.node_stalled_at = 0.0
         self.is_adapted = False
         # The answer
@@ -194,9 +197,12 @@ class Exchange(ExchangeEvents):
         """The request is whole, or too large to wait for: understand it, then attempt it."""
         plan = self.plan
         if plan.is_llm:
-            timeout = self.head.get(b"x-stainless-read-timeout")
-            if timeout is not None:
-                self._respect_patience(timeout)
+            told = self.head.get(b"x-stainless-read-timeout")
+            if told is not None:
+                seconds = patience(told)
+                if 0 < seconds < plan.total_s:
+                    self.total_deadline = self.started_at + seconds
+                    self.is_hurried = True
             body = self.body.data
             if body is not None and not self.is_streaming_body:
                 facts = scan(body)
@@ -210,17 +216,6 @@ class Exchange(ExchangeEvents):
             self._answer_error(NoNodeAvailable("this route has no upstream"))
             return
         self._attempt_next(now)
-
-    def _respect_patience(self, timeout: bytes) -> None:
-        """The SDK says how long its caller waits; nothing useful can happen after that."""
-        try:
-            seconds = float(timeout)
-        except ValueError:
-            return
-        # A little earlier: an error of ours still reaches a caller who has not given up.
-        seconds -= min(1.0, 0.1 * seconds)
-        if 0 < seconds < self.plan.total_s:
-            self.total_deadline = self.started_at + seconds
 
     # --- Attempts -----------------------------------------------------------------------------
 
@@ -264,6 +259,7 @@ class Exchange(ExchangeEvents):
     def _connect(self, now: float) -> None:
         timeout = min(self.plan.connect_s, self.share_deadline - now)
         self.phase = _CONNECTING
+        self.own_limit_s = self.plan.connect_s
         self.phase_deadline = now + timeout + 0.5  # the dialler's own limit comes first
         self.dial = self.link.pool.dial(self, timeout)  # type: ignore[union-attr]
 
@@ -291,9 +287,8 @@ class Exchange(ExchangeEvents):
         self.held = None
         self.answer_held = 0
         self.node_stalled_at = 0.0
-        self.phase_deadline = min(
-            self.share_deadline, now + (plan.head_stream_s if self.wants_stream else plan.head_s)
-        )
+        self.own_limit_s = plan.head_stream_s if self.wants_stream else plan.head_s
+        self.phase_deadline = min(self.share_deadline, now + self.own_limit_s)
         body = self._render_body(link)
         if self.is_streaming_body:
             length = self.head.content_length if self.head.content_length >= 0 else CHUNKED_BODY
@@ -308,10 +303,13 @@ class Exchange(ExchangeEvents):
         head = link.template.render(
             self.head, self.method, link.target(self.target), length, extra, self.extra_drop
         )
+        is_head = self.head.is_head or self.method == b"HEAD"
         if not self.is_streaming_body:
-            node.start(self, head, body, self.head.is_head)
+            node.start(self, head, body, is_head)
+            if node.is_paused and self.node is node:
+                self.node_stalled_at = now
             return
-        node.start(self, head, None, self.head.is_head)
+        node.start(self, head, None, is_head)
         node.request_complete = False
         for piece in self.body.take():
             self._send_piece(piece)
@@ -389,17 +387,15 @@ class Exchange(ExchangeEvents):
             self.held = []
             self.answer_held = 0
             self.phase_deadline = min(self.share_deadline, now + HELD_ERROR_S)
-        elif plan.is_llm and 200 <= head.status < 300 and not self.head.is_head:
+        elif plan.is_llm and 200 <= head.status < 300 and not self.head.is_head and not is_opaque(head):
             self.phase = _HOLDING
             self.held = []
             self.answer_held = 0
             if head.is_event_stream:
                 framing = CHUNKED_BODY if self.head.minor_version == 1 else UNTIL_CLOSE
                 self.relay = Relay(node.framer, framing, EventScanner())
-            self.phase_deadline = min(
-                self.share_deadline,
-                self.sent_at + (plan.first_content_stream_s if self.wants_stream else plan.first_content_s),
-            )
+            self.own_limit_s = plan.first_content_stream_s if self.wants_stream else plan.first_content_s
+            self.phase_deadline = min(self.share_deadline, self.sent_at + self.own_limit_s)
         else:
             self.phase = _RELAYING  # by _relay_first, which has the first bytes too
 
@@ -426,13 +422,21 @@ class Exchange(ExchangeEvents):
         assert scanner is not None
         content = relay.finish(data) if complete else relay.take(data)
         mask = relay.mask
-        if mask & _FIRST_CONTENT and (not mask & _ERROR or relay.before_error & _FIRST_CONTENT):
-            held.append(content)
-            self._commit(complete, now)
-            return
+        # Nothing has reached the client yet: whatever is wrong in this read, another node can mend.
         if mask & _ERROR or scanner.error_data is not None:
             self._node_done(complete)
-            self._refused_by(classify_error_event(scanner.error_data or b""), scanner.error_data or b"", now)
+            outcome = classify_error_event(scanner.error_data or b"")
+            if relay.before_error & _FIRST_CONTENT and outcome.certain:
+                outcome = replace(outcome, certain=False)  # it had begun
+            self._refused_by(outcome, scanner.error_data or b"", now)
+            return
+        if relay.is_broken() or (complete and mask & _FIRST_CONTENT and not relay.is_ended()):
+            self._node_done(complete)
+            self._failed(BadResponse("the provider's answer broke off"), now)
+            return
+        if mask & _FIRST_CONTENT:
+            held.append(content)
+            self._commit(complete, now)
             return
         if complete:
             self.node = None
@@ -509,7 +513,7 @@ class Exchange(ExchangeEvents):
             return
         self._node_done(complete)
         self.refusal = (head.status, head.get(b"content-type") or b"", body, outcome)
-        self.refusal_head = head
+        self.refusal_head = head if complete else None  # half of it is not passed on
         self._refused_by(outcome, body, now)
 
     def _is_callers_key(self, outcome: Outcome) -> bool:
@@ -585,14 +589,19 @@ class Exchange(ExchangeEvents):
         """The attempt failed without an answer: count it and move on if that is allowed."""
         attempt = self.attempt
         assert attempt is not None
-        if isinstance(error, FoundOut) or (isinstance(error, ConnectFailed) and error.is_local):
+        is_early = self.is_hurried and now - self.sent_at < self.own_limit_s
+        if (
+            isinstance(error, FoundOut)
+            or (isinstance(error, ConnectFailed) and error.is_local)
+            or (is_early and isinstance(error, ConnectTimeout | NodeTimeout))
+        ):
             attempt.ignored(now)
         else:
             attempt.failed(int(error.failure), now, isinstance(error, ConnectFailed))
         self.failure = error
         self.refusal = None
         self._record(error.code, now)
-        self._move_on(error.retryable, now)
+        self._move_on(Retryable.ALWAYS if self.phase == _CONNECTING else error.retryable, now)
 
     def _move_on(self, retryable: Retryable, now: float) -> None:
         """Attempt the next node, if this request may be attempted again."""
@@ -921,7 +930,7 @@ class Exchange(ExchangeEvents):
         status, content_type, body, outcome = refusal
         if not self.plan.is_llm and self.refusal_head is not None:
             # A plain node's error is its own: it is passed on as it was.
-            out = self._render_head(self.refusal_head, len(body))
+            out = self._render_head(self.refusal_head, NO_BODY if self.head.is_head else len(body))
             out = out if self.head.is_head else out + body
             self.sent_bytes += len(out)
             self.client.send(out)

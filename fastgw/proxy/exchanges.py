@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
@@ -45,7 +46,13 @@ class Exchanges:
     def sweep(self, now: float) -> None:
         """Look at every live exchange's deadlines. Called a few times a second."""
         for exchange in list(self.live):
-            exchange.on_tick(now)
+            try:
+                exchange.on_tick(now)
+            except Exception as error:  # a bug of ours costs its own request, not everybody's deadlines
+                asyncio.get_running_loop().call_exception_handler(
+                    {"message": "a request could not be continued", "exception": error}
+                )
+                exchange.client.abort()
 
     def interrupt_all(self) -> None:
         """The drain is over: end what is left, honestly."""

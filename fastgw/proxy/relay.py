@@ -9,7 +9,7 @@ follow at any time.
 from __future__ import annotations
 
 from ..llm.sse import EventKind, EventScanner
-from ..wire.head import CHUNKED_BODY, LAST_CHUNK, BodyFramer
+from ..wire.head import CHUNKED_BODY, LAST_CHUNK, BodyFramer, ResponseHead
 
 TAIL_BYTES = 64 * 1024  # of an event that is not whole; a longer one is passed on in parts
 MALFORMED_EVENTS = 3  # dropped from one stream; more of them are no accident
@@ -19,6 +19,12 @@ _RARE = int(EventKind.MALFORMED | EventKind.ERROR)
 _MALFORMED = int(EventKind.MALFORMED)
 _ERROR = int(EventKind.ERROR)
 _END = int(EventKind.FINISH | EventKind.DONE)
+
+
+def is_opaque(head: ResponseHead) -> bool:
+    """Is the body compressed, although nobody asked for that? Then nothing in it can be looked at."""
+    coding = head.get(b"content-encoding")
+    return coding is not None and coding.lower() != b"identity"
 
 
 class Relay:

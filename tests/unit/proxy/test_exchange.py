@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 from typing import Any
 
@@ -19,6 +20,7 @@ from exchange_bench import (
     STREAM_BODY,
     STREAM_HEAD,
     Bench,
+    FakeNode,
     chunk,
     content,
     dechunked,
@@ -812,3 +814,131 @@ def test_a_route_without_an_upstream_says_so(monkeypatch: pytest.MonkeyPatch) ->
     bench.ask()
     assert bench.answer().status == 503
     bench.check_end()
+
+
+# --- A caller in a hurry ----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("seconds", ["0.01", "2"])
+def test_a_caller_in_a_hurry_is_no_fault_of_the_nodes(make: Make, seconds: str) -> None:
+    for is_connected in (False, True):
+        bench = make()
+        bench.ask(BODY, f"x-stainless-read-timeout: {seconds}")
+        if is_connected:
+            bench.connect()
+        bench.wait(1.0)
+        bench.wait(1.0)
+        assert bench.answer().status == 504
+        assert all(node.is_available(bench.clock.now) for node in bench.nodes)
+        assert all(sum(node.counters.values()) == 0 for node in bench.nodes)
+        bench.check_end()
+
+
+# --- Whatever is wrong before anything was sent -----------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        chunk(content("x") + ERROR),
+        chunk(content("x")) + END,
+        chunk(b"data: {x\n\n" * 4 + content("x") + FINISH),
+    ],
+)
+def test_a_first_read_that_is_broken_behind_its_content_is_not_seen(make: Make, said: bytes) -> None:
+    bench = make()
+    bench.ask(STREAM_BODY)
+    bench.connect().say(STREAM_HEAD + said)
+    assert bench.transport.sent == b""
+    bench.connect(1).say(STREAM_HEAD + chunk(content("x") + FINISH + DONE) + END)
+    assert bench.answer().is_whole and bench.exchanges.uncertain_replays == 1
+    bench.check_end()
+
+
+def test_a_node_found_out_while_it_is_dialled_has_not_run_anything(make: Make) -> None:
+    bench = make()
+    bench.ask(b"{}", path="/v1/files")
+    other = bench.upstream.start_attempt(bench.clock.now)
+    assert other is not None
+    other.failed(2, bench.clock.now, True)
+    bench.wait(0.05)
+    bench.connect(1).say(json_response({"id": "f"}))
+    assert bench.answer().status == 200 and bench.exchanges.uncertain_replays == 0
+    bench.check_end()
+
+
+def test_a_node_that_does_not_take_a_held_body_is_left(make: Make) -> None:
+    bench = make(deadlines=Deadlines(node_write_s=30.0, head_s=120.0))
+    bench.ask()
+    ticket = bench.dialled()
+    node = FakeNode(ticket.pool)
+    bench.pools[0].busy.add(node.connection)
+    node.transport.on_write = node.connection.pause_writing
+    ticket.exchange.on_node_connected(node.connection)
+    bench.wait(29.0)
+    assert not node.is_cut
+    bench.wait(1.0)
+    assert node.is_cut and len(bench.pools[1].tickets) == 1
+
+
+def test_a_compressed_stream_is_passed_on_unseen(make: Make) -> None:
+    bench = make()
+    bench.ask(STREAM_BODY)
+    head = STREAM_HEAD.replace(b"\r\n\r\n", b"\r\nContent-Encoding: gzip\r\n\r\n")
+    bench.connect().say(head + chunk(b"\x1f\x8b\x08" + b"\xaa" * 50) + END)
+    answer = bench.answer()
+    assert answer.is_whole and answer.body.startswith(b"\x1f\x8b")
+    bench.check_end()
+
+
+# --- A plain node's errors --------------------------------------------------------------------
+
+
+def test_half_of_an_error_is_not_passed_on_as_the_whole(make: Make) -> None:
+    bench = make(1, is_llm=False)
+    bench.ask(b"", method="GET", path="/x")
+    node = bench.connect()
+    node.say(response(503, b"x" * 100)[:-50])
+    node.reset()
+    answer = bench.answer()
+    assert answer.status == 503 and answer.error["code"] == "upstream_error"
+
+
+def test_an_error_to_head_says_how_long_its_body_would_be(make: Make) -> None:
+    bench = make(1, is_llm=False)
+    bench.ask(b"", method="HEAD", path="/x")
+    bench.connect().say(b"HTTP/1.1 503 X\r\nContent-Length: 12\r\n\r\n")
+    answer = bench.answer()
+    assert (answer.status, answer.fields["content-length"], answer.rest) == (503, "12", b"")
+
+
+def test_a_method_rewritten_to_head_has_no_body_to_wait_for(make: Make) -> None:
+    bench = make(is_llm=False)
+    bench.client.data_received(b"GET /x HTTP/1.1\r\nHost: a\r\nContent-Length: 1\r\n\r\n")
+    bench.live[-1].method = b"HEAD"
+    bench.client.data_received(b"x")
+    bench.connect().say(b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\n")
+    answer = bench.answer()
+    assert answer.status == 200 and answer.is_whole
+    bench.check_end()
+
+
+@pytest.mark.loop_errors
+def test_one_broken_exchange_does_not_stop_the_clock_of_the_others(make: Make) -> None:
+    class Broken:
+        def __init__(self, bench: Bench) -> None:
+            self.client = bench.listener.make_connection()
+
+        def on_tick(self, now: float) -> None:
+            raise ZeroDivisionError
+
+    async def run() -> None:
+        reported: list[Any] = []
+        asyncio.get_running_loop().set_exception_handler(lambda _, context: reported.append(context))
+        bench = make(deadlines=Deadlines(connect_s=1.0))
+        bench.ask()
+        bench.exchanges.live |= {Broken(bench) for _ in range(8)}  # type: ignore[misc]
+        bench.wait(5.0)
+        assert len(bench.pools[1].tickets) == 1 and len(reported) == 8
+
+    asyncio.run(run())
