@@ -20,6 +20,7 @@ from fastgw.proxy.exchange import Exchange
 from fastgw.proxy.exchanges import Exchanges
 from fastgw.proxy.plan import NodeLink, RoutePlan
 from fastgw.wire import client_connection as client_module
+from fastgw.wire import node_connection as node_module
 from fastgw.wire.client_connection import ClientConnection, ClientState, Listener
 from fastgw.wire.events import ExchangeEvents
 from fastgw.wire.head import RequestHead, RequestTemplate
@@ -119,6 +120,7 @@ class Bench:
         self.clock = Clock()
         patch.setattr(exchange_module, "monotonic", self.clock)
         patch.setattr(client_module, "monotonic", self.clock)
+        patch.setattr(node_module, "monotonic", self.clock)
         self.finished: list[Exchange] = []
         self.exchanges = Exchanges(self.finished.append, **(limits or {}))
         names = "abcdefgh"[:nodes]
@@ -156,7 +158,7 @@ class Bench:
 
     def _refuse(self, connection: ClientConnection, error: ClientError) -> None:
         connection.send(b"HTTP/1.1 %d Refused\r\n\r\n" % error.status)
-        connection.finish(False)
+        connection.finish(False, connection.read_at)
 
     # --- The client ---------------------------------------------------------------------------
 

@@ -10,6 +10,7 @@ import gc
 import logging
 from collections.abc import Callable
 from hmac import compare_digest
+from time import monotonic
 from typing import Any
 
 import orjson
@@ -153,7 +154,7 @@ class Admin:
                 is_head=head is not None and head.is_head,
             )
         )
-        connection.finish(keep_alive)
+        connection.finish(keep_alive, monotonic())
 
     def _reply(self, head: RequestHead) -> Reply:
         path = head.path.decode("latin-1")

@@ -29,9 +29,12 @@ STORING_ENDINGS = (b"/responses",)
 STALE_REUSE_S = 1.0  # a reused connection that ends this soon after the write was dead before
 
 
+_COMPUTING_ENDINGS = REPLAYABLE_ENDINGS + STORING_ENDINGS
+
+
 def computes_answer(method: bytes, path: bytes) -> bool:
     """Is this one of the calls whose answer is one JSON document, or a stream of them?"""
-    return method == b"POST" and path.endswith(REPLAYABLE_ENDINGS + STORING_ENDINGS)
+    return method == b"POST" and path.endswith(_COMPUTING_ENDINGS)
 
 
 def is_replayable(method: bytes, path: bytes, body: bytes | None) -> bool:

@@ -6,6 +6,7 @@ from fastgw._core cimport Pick, Selector, Tried
 from fastgw._node cimport Node
 
 
+cdef int _HTTP
 cdef int _NORMAL, _TRIAL, _ACTIVE
 cdef int _SUCCEEDED, _BUSY, _FAILED, _DEAD, _FORBIDDEN, _IGNORED
 cdef double _FAILURE_MEMORY_S
@@ -21,6 +22,7 @@ cdef class Upstream:
     cdef readonly int retries
     cdef readonly double retry_timeout_s
     cdef readonly object health
+    cdef readonly bint judges_statuses
     cdef Selector _selector
     cdef object _random
     # Policy, as the outcomes need it
@@ -61,6 +63,9 @@ cdef class Attempt(Pick):
     cpdef bint answered(self, double now) except -1
     # The one outcome
     cpdef bint succeeded(self, double now) except -1
+
+    @cython.locals(upstream=Upstream)
+    cpdef bint passed_on(self, int status, double now) except -1
 
     @cython.locals(entered=cython.bint)
     cpdef bint failed(self, int kind, double now, bint at_once=*) except -1

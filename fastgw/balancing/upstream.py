@@ -40,6 +40,7 @@ _FAILED = 3
 _DEAD = 4
 _FORBIDDEN = 5
 _IGNORED = 6
+_HTTP = 1  # an errors.FailureKind
 _NORMAL = 0
 _TRIAL = 1
 _ACTIVE = 2
@@ -93,6 +94,10 @@ class Upstream:
         )
 
         passive = policy.passive if policy.passive is not None else Thresholds(0, 0, 0, 0)
+        # Do statuses of answers that were passed on count, other than as successes?
+        self.judges_statuses = (
+            policy.passive_failure_statuses is not None or policy.passive_success_statuses is not None
+        )
         self._counts = policy.passive is not None
         self._limit_success = passive.successes
         self._limit_http = passive.http_failures
@@ -255,6 +260,19 @@ class Attempt(Pick):
         if (self.kind == _NORMAL or not self.has_answered) and self.node.note_result(False, now):
             self._credit(now)
         return True
+
+    def passed_on(self, status: int, now: float) -> bool:
+        """An answer with this status was passed on, whole: a success, unless the policy judges statuses."""
+        upstream = self.owner
+        if not upstream.judges_statuses:
+            return self.succeeded(now)
+        failures = upstream.health.passive_failure_statuses
+        successes = upstream.health.passive_success_statuses
+        if failures is not None and status in failures:
+            return self.failed(_HTTP, now)
+        if successes is None or status in successes:
+            return self.succeeded(now)
+        return self.ignored(now)
 
     def failed(self, kind: int, now: float, at_once: bool = False) -> bool:
         """The node did not do its work. Ejects it when its policy says that this is enough.

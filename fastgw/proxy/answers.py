@@ -39,6 +39,14 @@ REASONS = {
     505: b"HTTP Version Not Supported",
 }
 JSON = b"application/json"
+# Why an answer that had begun was broken off, by the code of its error event.
+INTERRUPTIONS = {
+    "stream_stalled": "The provider fell silent in the middle of its answer.",
+    "stream_interrupted": "The provider's answer broke off.",
+    "deadline_exceeded": "The request's time is over.",
+    "shutting_down": "The gateway is shutting down.",
+    "request_too_large": "The request body is too large.",
+}
 # Refusals that are the request's own: no other attempt, now or later, would end otherwise.
 CALLERS_OWN = frozenset({Verdict.CALLER, Verdict.REFUSED, Verdict.MISFIT})
 

@@ -1,5 +1,7 @@
 import cython
 
+from ..balancing.deadlines cimport attempt_deadline
+from ..balancing.retry cimport computes_answer
 from ..balancing.upstream cimport Attempt, Upstream
 from ..llm.body cimport BodyFacts, answer_problem, replace_model, scan
 from ..wire.client_connection cimport ClientConnection
@@ -9,7 +11,7 @@ from ..wire.node_connection cimport NodeConnection
 from .exchanges cimport Exchanges
 from .held_body cimport HeldBody
 from .plan cimport NodeLink, RoutePlan
-from .relay cimport Relay
+from .relay cimport Relay, is_opaque
 
 
 cdef class Exchange(ExchangeEvents):
@@ -63,7 +65,7 @@ cdef class Exchange(ExchangeEvents):
     cdef public tuple refusal
     cdef public ResponseHead refusal_head
     cdef public bytes answer
-    cdef public list records
+    cdef public tuple records
     cdef public str note
 
     cdef _refuse_body(self)
@@ -81,7 +83,16 @@ cdef class Exchange(ExchangeEvents):
     cdef _attempt_next(self, double now)
     @cython.locals(timeout=double)
     cdef _connect(self, double now)
-    @cython.locals(plan=RoutePlan, link=NodeLink, length=cython.longlong, head=bytes, body=bytes, extra=bytes)
+    @cython.locals(
+        plan=RoutePlan,
+        link=NodeLink,
+        length=cython.longlong,
+        head=bytes,
+        body=bytes,
+        joined_body=bytes,
+        extra=bytes,
+        is_head=bint,
+    )
     cdef _send(self, NodeConnection node, double now)
     @cython.locals(facts=BodyFacts, body=bytes)
     cdef bytes _render_body(self, NodeLink link)
@@ -93,7 +104,8 @@ cdef class Exchange(ExchangeEvents):
     cdef _hold(self, bytes data, Py_ssize_t start, Py_ssize_t end, bint complete, double now)
     @cython.locals(relay=Relay, mask=int)
     cdef _hold_stream(self, bytes data, bint complete, double now)
-    @cython.locals(node=NodeConnection, head=ResponseHead)
+    cdef _keep(self, bytes content)
+    @cython.locals(node=NodeConnection, head=ResponseHead, piece=bytes, body=bytes, expects_json=bint)
     cdef _hold_whole(self, bytes data, bint complete, double now)
     @cython.locals(node=NodeConnection)
     cdef _hold_error(self, bytes data, bint complete, double now)
@@ -112,24 +124,26 @@ cdef class Exchange(ExchangeEvents):
     cdef _record(self, str outcome, double now)
     @cython.locals(node=NodeConnection)
     cdef _end_attempt_ignored(self, double now)
-    @cython.locals(node=NodeConnection, head=ResponseHead, relay=Relay, framing=cython.longlong)
+    @cython.locals(
+        node=NodeConnection, head=ResponseHead, relay=Relay, framing=cython.longlong, held=list, content=bytes
+    )
     cdef _commit(self, bint complete, double now)
     @cython.locals(node=NodeConnection)
     cdef _relay_first(self, bytes data, bint complete, double now)
-    @cython.locals(plan=RoutePlan, link=NodeLink, extra=bytes)
-    cdef bytes _render_head(self, ResponseHead head, long long framing)
+    @cython.locals(plan=RoutePlan, link=NodeLink, own=bytes, attempts=int)
+    cdef bytes _render_head(self, ResponseHead head, long long framing, bytes content)
     @cython.locals(relay=Relay)
     cdef _relay_read(self, bytes data, Py_ssize_t start, Py_ssize_t end, bint complete, double now)
     @cython.locals(client=ClientConnection)
     cdef _send_to_client(self, bytes out, double now)
-    @cython.locals(relay=Relay, attempt=Attempt)
+    @cython.locals(relay=Relay)
     cdef _finish_relay(self, bytes out, bytes content, double now)
-    @cython.locals(upstream=Upstream)
-    cdef _count_status(self, Attempt attempt, double now)
+    @cython.locals(attempt=Attempt)
+    cdef _send_whole(self, bytes out, double now)
     @cython.locals(relay=Relay)
     cdef _interrupted(self, error, double now)
     @cython.locals(relay=Relay, node=NodeConnection)
-    cdef _interrupt(self, str message, str code, double now, bint counts=*)
+    cdef _interrupt(self, str code, double now)
     cpdef on_tick(self, double now)
     @cython.locals(node=NodeConnection)
     cdef _failed_by_clock(self, double now)
@@ -141,7 +155,7 @@ cdef class Exchange(ExchangeEvents):
     cdef _answer_refusal(self, tuple refusal, double wait)
     cpdef _answer_error(self, error, double wait=*)
     cdef _answer(self, int status, bytes body, list fields)
-    cdef _end(self, bint keep_alive)
+    cdef _end(self, bint keep_alive, double now)
     cdef _finished(self)
 
 

@@ -52,11 +52,17 @@ from .relay import Relay, is_opaque
 
 HELD_ERROR_BYTES = 64 * 1024  # of an error answer, read to learn what it means
 HELD_ERROR_S = 5.0  # ... and for how long
+JOIN_BYTES = 64 * 1024  # a larger body is written apart from its head instead of copied
 
 _FIRST_CONTENT = int(
     EventKind.CONTENT | EventKind.REASONING | EventKind.TOOL_CALL | EventKind.FINISH | EventKind.OTHER
 )
-_NUMBERS = tuple(b"%d\r\n" % number for number in range(10))
+# How an interruption counts against the node; others are not its fault.
+_NODES_FAULT = {
+    "stream_stalled": int(FailureKind.TIMEOUT),
+    "stream_interrupted": int(FailureKind.TCP),
+    "stream_error": int(FailureKind.HTTP),
+}
 _SILENT = int(EventKind.COMMENT | EventKind.BLANK)
 _ERROR = int(EventKind.ERROR)
 
@@ -145,7 +151,7 @@ class Exchange(ExchangeEvents):
         self.refusal: tuple[int, bytes, bytes, Outcome] | None = None  # status, type, body, meaning
         self.refusal_head: ResponseHead | None = None
         self.answer: bytes | None = None  # the whole of an answer that was held, for the log
-        self.records: list[tuple[str, str, int, float]] = []
+        self.records: tuple[tuple[str, str, int, float], ...] = ()
         self.note = ""
         exchanges.live.add(self)
         exchanges.started += 1
@@ -178,7 +184,7 @@ class Exchange(ExchangeEvents):
                 self._end_body()
             else:
                 self.body.join()
-                self._begin(monotonic())
+                self._begin(self.client.read_at)
         elif not self.is_streaming_body and self.body.is_too_large(self.head.content_length):
             self.is_streaming_body = True
             self.note = "body_not_held"
@@ -188,7 +194,7 @@ class Exchange(ExchangeEvents):
     def _refuse_body(self) -> None:
         """The body grew over the limit: 413, whatever has become of it so far."""
         if self.phase == _RELAYING:
-            self._interrupt("the request body is too large", "request_too_large", monotonic())
+            self._interrupt("request_too_large", monotonic())
         else:
             self._end_attempt_ignored(monotonic())
             self._answer_error(BodyTooLarge())
@@ -266,7 +272,7 @@ class Exchange(ExchangeEvents):
     def on_node_connected(self, connection: NodeConnection) -> None:
         self.dial = None
         if self.phase != _CONNECTING:
-            connection.pool.give_back(connection)
+            connection.pool.give_back(connection, monotonic())
             return
         self._send(connection, monotonic())
 
@@ -300,8 +306,11 @@ class Exchange(ExchangeEvents):
                 0 if self.method == b"POST" or self.method == b"PUT" or self.method == b"PATCH" else NO_BODY
             )
         extra = link.own_over(self.extra) if self.extra is not None else None
+        joined_body = None
+        if body is not None and length <= JOIN_BYTES and not self.is_streaming_body:
+            joined_body, body = body, None
         head = link.template.render(
-            self.head, self.method, link.target(self.target), length, extra, self.extra_drop
+            self.head, self.method, link.target(self.target), length, extra, self.extra_drop, joined_body
         )
         is_head = self.head.is_head or self.method == b"HEAD"
         if not self.is_streaming_body:
@@ -360,7 +369,9 @@ class Exchange(ExchangeEvents):
     # --- The answer, until the commit ---------------------------------------------------------
 
     def on_node_read(self, data: bytes, start: int, end: int, complete: bool) -> None:
-        now = monotonic()
+        node = self.node
+        assert node is not None
+        now = node.read_at
         self.last_byte_at = now
         if self.phase == _RELAYING:
             self._relay_read(data, start, end, complete, now)
@@ -384,12 +395,10 @@ class Exchange(ExchangeEvents):
         self.node_status = head.status
         if head.status >= 400 and plan.fails_over_on_status and (plan.is_llm or is_nodes_fault(head.status)):
             self.phase = _REFUSED
-            self.held = []
             self.answer_held = 0
             self.phase_deadline = min(self.share_deadline, now + HELD_ERROR_S)
         elif plan.is_llm and 200 <= head.status < 300 and not self.head.is_head and not is_opaque(head):
             self.phase = _HOLDING
-            self.held = []
             self.answer_held = 0
             if head.is_event_stream:
                 framing = CHUNKED_BODY if self.head.minor_version == 1 else UNTIL_CLOSE
@@ -416,8 +425,7 @@ class Exchange(ExchangeEvents):
 
     def _hold_stream(self, data: bytes, complete: bool, now: float) -> None:
         relay = self.relay
-        held = self.held
-        assert relay is not None and held is not None
+        assert relay is not None
         scanner = relay.scanner
         assert scanner is not None
         content = relay.finish(data) if complete else relay.take(data)
@@ -435,7 +443,7 @@ class Exchange(ExchangeEvents):
             self._failed(BadResponse("the provider's answer broke off"), now)
             return
         if mask & _FIRST_CONTENT:
-            held.append(content)
+            self._keep(content)
             self._commit(complete, now)
             return
         if complete:
@@ -444,24 +452,29 @@ class Exchange(ExchangeEvents):
             return
         if content and not mask & ~_SILENT and mask:
             return  # a provider that only breathes: absorbed, it commits nothing
+        self._keep(content)
+        if self.answer_held > self.plan.uncommitted_bytes:
+            self._commit(False, now)
+
+    def _keep(self, content: bytes) -> None:
+        """Hold a part of an answer that is not committed."""
         if content:
-            held.append(content)
+            if self.held is None:
+                self.held = []
+            self.held.append(content)
             self.answer_held += len(content)
-            if self.answer_held > self.plan.uncommitted_bytes:
-                self._commit(False, now)
 
     def _hold_whole(self, data: bytes, complete: bool, now: float) -> None:
         node = self.node
-        held = self.held
-        assert node is not None and held is not None
+        assert node is not None
         piece = node.framer.decoded(data)
-        if piece:
-            held.append(piece)
-            self.answer_held += len(piece)
         if complete:
             head = node.head
             assert head is not None
-            body = held[0] if len(held) == 1 else b"".join(held)
+            body = piece
+            if self.held is not None:
+                self.held.append(piece)
+                body = b"".join(self.held)
             expects_json = head.status != 204 and computes_answer(self.method, self.head.path)
             problem = answer_problem(body) if expects_json else None
             if problem is not None:
@@ -473,7 +486,9 @@ class Exchange(ExchangeEvents):
                 return
             self.held = [body]
             self._commit(True, now)
-        elif self.answer_held > self.plan.hold_answer_bytes:
+            return
+        self._keep(piece)
+        if self.answer_held > self.plan.hold_answer_bytes:
             self._commit(False, now)
 
     # --- Refusals -----------------------------------------------------------------------------
@@ -481,23 +496,18 @@ class Exchange(ExchangeEvents):
     def _hold_error(self, data: bytes, complete: bool, now: float) -> None:
         """An error answer: read it, for its body says what it means."""
         node = self.node
-        held = self.held
-        assert node is not None and held is not None
-        piece = node.framer.decoded(data)
-        if piece:
-            held.append(piece)
-            self.answer_held += len(piece)
+        assert node is not None
+        self._keep(node.framer.decoded(data))
         if complete or self.answer_held > HELD_ERROR_BYTES:
             self._judge_error(complete, None, now)
 
     def _judge_error(self, complete: bool, lost: NodeError | None, now: float) -> None:
         """Decide on an error answer with what is there; ``lost``: no more will come."""
         node = self.node
-        held = self.held
-        assert node is not None and held is not None and node.head is not None
+        assert node is not None and node.head is not None
         head = node.head
-        body = b"".join(held)
-        self.held = [body] if body else []
+        body = b"".join(self.held or [])
+        self.held = [body]
         # By name: a C method is no callable of its own.
         outcome = classify(head.status, getattr(head, "get"), body)  # noqa: B009
         if (
@@ -641,7 +651,8 @@ class Exchange(ExchangeEvents):
     def _record(self, outcome: str, now: float) -> None:
         link = self.link
         if link is not None:
-            self.records.append((link.name, outcome, self.node_status, now - self.sent_at))
+            record = (link.name, outcome, self.node_status, now - self.sent_at)
+            self.records = (*self.records, record) if self.records else (record,)
         self.node_status = 0
 
     def _end_attempt_ignored(self, now: float) -> None:
@@ -662,8 +673,8 @@ class Exchange(ExchangeEvents):
     def _commit(self, complete: bool, now: float) -> None:
         """The first content goes to the client. From here on nothing is attempted again."""
         node = self.node
+        assert node is not None
         held = self.held
-        assert node is not None and held is not None
         self.phase = _RELAYING
         self.first_content_at = self.last_progress_at = now
         self.body.drop()
@@ -671,26 +682,34 @@ class Exchange(ExchangeEvents):
             self.attempt.answered(now)
         head = node.head
         assert head is not None
-        content = held[0] if len(held) == 1 else b"".join(held)
+        content = b""
+        if held is not None:
+            content = held[0] if len(held) == 1 else b"".join(held)
         self.held = None
         relay = self.relay
         if relay is None:
-            framing = (
-                len(content)
-                if complete and head.status not in (204, 304) and not self.head.is_head
-                else (self._client_framing(head))
-            )
+            framing = self._client_framing(head)
+            if complete:
+                self.node = None
+                self.answer = content
+                if framing != NO_BODY:
+                    framing = len(content)
+                if len(content) <= JOIN_BYTES:
+                    self._send_whole(self._render_head(head, framing, content), now)
+                    return
+                out = self._render_head(head, framing, None)
+                self.sent_bytes += len(out)
+                self.client.send(out)
+                self._send_whole(content, now)
+                return
             self.relay = relay = Relay(node.framer, framing, None)
         else:
             framing = CHUNKED_BODY if relay.is_chunked else UNTIL_CLOSE
-        out = self._render_head(head, framing)
-        if complete:
-            if relay.scanner is None:
-                self.answer = content
-            self._finish_relay(out, content, now)
-            return
-        if content:
-            out += relay.wrap(content, False)
+            if complete:
+                out = self._render_head(head, framing, None)
+                self._finish_relay(out, content, now)
+                return
+        out = self._render_head(head, framing, relay.wrap(content, False))
         if relay.is_broken():
             self.sent_bytes += len(out)
             self.client.send(out)
@@ -702,28 +721,34 @@ class Exchange(ExchangeEvents):
         """A plain answer commits with its head: nothing in it is looked at."""
         node = self.node
         assert node is not None
-        self.held = [node.framer.decoded(data)] if node.framer.count else []
+        self._keep(node.framer.decoded(data))
         self._commit(complete, now)
 
-    def _render_head(self, head: ResponseHead, framing: int) -> bytes:
+    def _render_head(self, head: ResponseHead, framing: int, content: bytes | None) -> bytes:
+        """The answer's head, and ``content`` behind it."""
         plan = self.plan
         link = self.link
         assert link is not None
-        # Joined, not formatted: this runs for every answer.
-        extra = b"x-fastgw-request-id: " + self.request_id + b"\r\n"
-        if head.get(b"x-request-id") is None:
-            extra += b"x-request-id: " + self.request_id + b"\r\n"
+        own = b""
+        attempts = 0
         if plan.shows_headers:
-            number = _NUMBERS[self.attempts] if self.attempts < len(_NUMBERS) else b"%d\r\n" % self.attempts
-            extra += link.answer_lines + number
-            if self.is_adapted:
-                extra += b"x-fastgw-adapted: model\r\n"
+            own = link.adapted_lines if self.is_adapted else link.answer_lines
+            attempts = self.attempts
         self.ends_by_close = framing == UNTIL_CLOSE
         self.keep_alive = not self.ends_by_close and self.client.keeps_alive()
         self.status = head.status
         if framing == NO_BODY and head.content_length >= 0 and self.head.is_head:
             framing = head.content_length
-        return plan.answer_template.render(head, framing, self.keep_alive, self.head.minor_version, extra)
+        return plan.answer_template.render(
+            head,
+            framing,
+            self.keep_alive,
+            self.head.minor_version,
+            own,
+            self.request_id,
+            attempts,
+            content,
+        )
 
     # --- After the commit ---------------------------------------------------------------------
 
@@ -774,67 +799,52 @@ class Exchange(ExchangeEvents):
                 self.client.send(out)
             self._interrupted(None, now)
             return
-        out += relay.wrap(content, True)
-        self.sent_bytes += len(out)
+        self._send_whole(out + relay.wrap(content, True), now)
+
+    def _send_whole(self, out: bytes, now: float) -> None:
+        """Send the last of an answer, and end the exchange."""
         if out:
+            self.sent_bytes += len(out)
             self.client.send(out)
         attempt = self.attempt
         if attempt is not None:
-            self._count_status(attempt, now)
+            attempt.passed_on(self.status, now)
             self.attempt = None
         self._record("succeeded" if self.status < 400 else "refused_request", now)
-        self._end(self.keep_alive)
-
-    def _count_status(self, attempt: Attempt, now: float) -> None:
-        """Tell the node's health about an answer that was passed on."""
-        upstream = self.plan.upstream
-        assert upstream is not None
-        health = upstream.health
-        if health.passive_failure_statuses is None and health.passive_success_statuses is None:
-            attempt.succeeded(now)
-        elif health.passive_failure_statuses is not None and self.status in health.passive_failure_statuses:
-            attempt.failed(int(FailureKind.HTTP), now)
-        elif health.passive_success_statuses is None or self.status in health.passive_success_statuses:
-            attempt.succeeded(now)
-        else:
-            attempt.ignored(now)
+        self._end(self.keep_alive, now)
 
     def _interrupted(self, error: FastgwError | None, now: float) -> None:
         """The answer broke off after its first content: end it so that nobody takes it for whole."""
         relay = self.relay
         if relay is not None and relay.has_error:
-            self._interrupt("", "stream_error", now)
+            code = "stream_error"
         elif isinstance(error, NodeTimeout):
-            self._interrupt("The provider fell silent in the middle of its answer.", "stream_stalled", now)
+            code = "stream_stalled"
         elif isinstance(error, DeadlineExceeded):
-            self._interrupt("The request's time is over.", "deadline_exceeded", now)
+            code = "deadline_exceeded"
         elif isinstance(error, Draining):
-            self._interrupt("The gateway is shutting down.", "shutting_down", now, counts=False)
+            code = "shutting_down"
         else:
-            self._interrupt("The provider's answer broke off.", "stream_interrupted", now)
+            code = "stream_interrupted"
+        self._interrupt(code, now)
 
-    def _interrupt(self, message: str, code: str, now: float, counts: bool = True) -> None:
+    def _interrupt(self, code: str, now: float) -> None:
         relay = self.relay
         self.exchanges.interrupted += 1
         node, self.node = self.node, None
         if node is not None:
             node.abort()
         if self.attempt is not None:
-            if not counts:
-                self.attempt.ignored(now)
-            elif code == "stream_stalled":
-                self.attempt.failed(int(FailureKind.TIMEOUT), now)
-            elif code == "stream_interrupted":
-                self.attempt.failed(int(FailureKind.TCP), now)
-            elif code == "stream_error":
-                self.attempt.failed(int(FailureKind.HTTP), now)
+            kind = _NODES_FAULT.get(code)
+            if kind is not None:
+                self.attempt.failed(kind, now)
             else:
                 self.attempt.ignored(now)
             self.attempt = None
         self._record(code, now)
         self.note = code
         if relay is not None and relay.scanner is not None and not relay.has_error:
-            event = answers.error_event(message, code)
+            event = answers.error_event(answers.INTERRUPTIONS[code], code)
             if relay.is_mid_event:
                 event = b"\n\n" + event
             event = relay.wrap(event, False)
@@ -930,11 +940,13 @@ class Exchange(ExchangeEvents):
         status, content_type, body, outcome = refusal
         if not self.plan.is_llm and self.refusal_head is not None:
             # A plain node's error is its own: it is passed on as it was.
-            out = self._render_head(self.refusal_head, NO_BODY if self.head.is_head else len(body))
-            out = out if self.head.is_head else out + body
+            is_head = self.head.is_head
+            out = self._render_head(
+                self.refusal_head, NO_BODY if is_head else len(body), None if is_head else body
+            )
             self.sent_bytes += len(out)
             self.client.send(out)
-            self._end(self.keep_alive)
+            self._end(self.keep_alive, monotonic())
             return
         status, body = answers.refusal(status, content_type, body, outcome.verdict)
         fields: list[tuple[bytes, bytes]] = []
@@ -969,13 +981,13 @@ class Exchange(ExchangeEvents):
         )
         self.sent_bytes += len(out)
         client.send(out)
-        self._end(keep_alive)
+        self._end(keep_alive, monotonic())
 
-    def _end(self, keep_alive: bool) -> None:
+    def _end(self, keep_alive: bool, now: float) -> None:
         if self.relay is not None:
             self.exchanges.malformed_events += self.relay.malformed
         self._finished()
-        self.client.finish(keep_alive)
+        self.client.finish(keep_alive, now)
 
     def _finished(self) -> None:
         """Exactly once per exchange."""

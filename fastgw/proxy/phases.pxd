@@ -2,7 +2,7 @@ import cython
 
 from ..routing cimport Route, RouteTable
 from ..wire.client_connection cimport ClientConnection
-from ..wire.head cimport RequestHead
+from ..wire.head cimport RequestHead, numbered
 from .exchange cimport Exchange
 from .exchanges cimport Exchanges
 from .plan cimport RoutePlan

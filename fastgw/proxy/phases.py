@@ -10,13 +10,12 @@ import logging
 import os
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from time import monotonic
 from typing import Protocol
 
 from ..errors import ClientError, Draining, FastgwError, NoRoute
 from ..routing import RouteTable
 from ..wire.client_connection import ClientConnection
-from ..wire.head import FieldFilter, RequestHead
+from ..wire.head import FieldFilter, RequestHead, numbered
 from . import answers
 from .exchange import Exchange
 from .exchanges import Exchanges
@@ -94,7 +93,7 @@ class Dispatcher:
 
     def accept(self, connection: ClientConnection, head: RequestHead) -> Exchange | None:
         """Begin one request: its exchange, or None if it has been answered."""
-        now = monotonic()
+        now = connection.read_at
         request_id = self._request_id(head)
         route = self.table.match(head.method, head.host, head.path)
         if route is None:
@@ -197,13 +196,13 @@ class Dispatcher:
         )
         connection.send(out)
         self.on_answered(connection, head, request_id, route, answer.status, len(out), note)
-        connection.finish(keep_alive)
+        connection.finish(keep_alive, connection.read_at)
 
     # --- Request ids --------------------------------------------------------------------------
 
     def _new_id(self) -> bytes:
         self._requests += 1
-        return self._id_prefix + str(self._requests).encode()
+        return numbered(self._id_prefix, self._requests)
 
     def _request_id(self, head: RequestHead) -> bytes:
         """The client's own id if it is sane, else a new one."""

@@ -14,6 +14,7 @@ cdef class NodeLink:
     cdef readonly bytes query
     cdef readonly frozenset auth_names
     cdef readonly bytes answer_lines
+    cdef readonly bytes adapted_lines
 
     cpdef bytes own_over(self, list fields)
     cpdef bytes target(self, bytes target)

@@ -31,8 +31,9 @@ class NodeLink:
     ) -> None:
         self.node = node
         self.name: str = node.name
-        # The answer's own lines, but for the number of attempts.
-        self.answer_lines = b"x-fastgw-upstream: %b\r\nx-fastgw-attempts: " % check_value(node.name.encode())
+        # The answer's own lines.
+        self.answer_lines = b"x-fastgw-upstream: %b\r\n" % check_value(node.name.encode())
+        self.adapted_lines = b"x-fastgw-adapted: model\r\n" + self.answer_lines
         self.pool = pool
         self.template = template
         self.position = position

@@ -1,7 +1,11 @@
 import cython
 
 from ..llm.sse cimport EventScanner
-from ..wire.head cimport BodyFramer
+from ..wire.framing cimport BodyFramer
+from ..wire.head cimport ResponseHead, chunk_of, joined, part
+
+
+cpdef bint is_opaque(ResponseHead head) except -1
 
 
 cdef class Relay:
@@ -34,7 +38,7 @@ cdef class Relay:
     cdef _note_rare(self, Py_ssize_t start, Py_ssize_t end, int kind, int before)
     @cython.locals(framer=BodyFramer)
     cpdef bytes take(self, bytes data)
-    @cython.locals(whole=Py_ssize_t, part=bytes)
+    @cython.locals(whole=Py_ssize_t, rest=bytes)
     cdef bytes _whole_events(self, bytes content)
     @cython.locals(at=Py_ssize_t, start=Py_ssize_t, end=Py_ssize_t, kind=int)
     cdef bytes _without_rare(self, bytes content)

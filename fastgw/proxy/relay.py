@@ -9,7 +9,8 @@ follow at any time.
 from __future__ import annotations
 
 from ..llm.sse import EventKind, EventScanner
-from ..wire.head import CHUNKED_BODY, LAST_CHUNK, BodyFramer, ResponseHead
+from ..wire.framing import BodyFramer
+from ..wire.head import CHUNKED_BODY, ResponseHead, chunk_of, joined, part
 
 TAIL_BYTES = 64 * 1024  # of an event that is not whole; a longer one is passed on in parts
 MALFORMED_EVENTS = 3  # dropped from one stream; more of them are no accident
@@ -96,25 +97,25 @@ class Relay:
 
     def _whole_events(self, content: bytes) -> bytes:
         if self.tail:
-            content = self.tail + content
+            content = joined(self.tail, content)
             self.tail = b""
         whole = len(content) - self.pending
-        part = b""
+        rest = b""
         if self.pending:
-            part = content[whole:]
-            content = content[:whole]
+            rest = part(content, whole, len(content))
+            content = part(content, 0, whole)
         if self.rare is not None:
             content = self._without_rare(content)
             if self.is_broken():
                 return content  # nothing of the node follows
         if whole:
             self.is_mid_event = False
-        if part:
-            if len(part) <= TAIL_BYTES:
-                self.tail = part
+        if rest:
+            if len(rest) <= TAIL_BYTES:
+                self.tail = rest
             else:
                 self.is_mid_event = True
-                content += part
+                content += rest
         return content
 
     def _without_rare(self, content: bytes) -> bytes:
@@ -141,20 +142,14 @@ class Relay:
 
     def wrap(self, content: bytes, complete: bool) -> bytes:
         """Content in the client's framing, with the end of the body if it is complete."""
-        if not self.is_chunked:
-            return content
-        if not content:
-            return LAST_CHUNK if complete else b""
-        if complete:
-            return b"%x\r\n%b\r\n0\r\n\r\n" % (len(content), content)
-        return b"%x\r\n%b\r\n" % (len(content), content)
+        return chunk_of(content, complete) if self.is_chunked else content
 
     def pass_on(self, data: bytes, start: int, end: int) -> bytes:
         """What to send for a read that does not end the body: mostly the read itself."""
         framer = self.framer
         if self.scanner is None:
             if self.is_same_framing and framer.is_verbatim:
-                return data if start == 0 and end == len(data) else data[start:end]
+                return data if start == 0 and end == len(data) else part(data, start, end)
             return self.wrap(framer.decoded(data), False)
         self._scan(data)
         if (
@@ -165,7 +160,7 @@ class Relay:
             and not self.is_mid_event
             and not self.mask & _RARE
         ):
-            return data if start == 0 and end == len(data) else data[start:end]
+            return data if start == 0 and end == len(data) else part(data, start, end)
         return self.wrap(self._whole_events(framer.decoded(data)), False)
 
     def finish(self, data: bytes) -> bytes:

@@ -1,7 +1,8 @@
 import cython
 
 from .events cimport ExchangeEvents
-from .head cimport BodyFramer, Limits, RequestHead, scan_request
+from .framing cimport BodyFramer
+from .head cimport Limits, RequestHead, joined, part, scan_request
 
 
 cdef class Listener:
@@ -32,6 +33,7 @@ cdef class ClientConnection(_Base):
     cdef public object parser
     cdef public int state
     cdef public double deadline
+    cdef public double read_at
     cdef public bint is_paused
     cdef public bytes buffer
     cdef public bint message_ended
@@ -43,7 +45,9 @@ cdef class ClientConnection(_Base):
     cdef public str address
 
     cdef _keep_for_later(self, bytes data)
-    @cython.locals(head=RequestHead, end=Py_ssize_t, exchange=ExchangeEvents)
+    @cython.locals(
+        head=RequestHead, framer=BodyFramer, start=Py_ssize_t, end=Py_ssize_t, exchange=ExchangeEvents
+    )
     cdef _read_head(self, bytes data)
     cdef bint _validate(self, bytes data, bint is_end) except -1
     @cython.locals(head=RequestHead)
@@ -63,7 +67,7 @@ cdef class ClientConnection(_Base):
     cpdef send_interim(self, bytes data)
     cpdef bint keeps_alive(self)
     cdef _go_on(self)
-    cpdef finish(self, bint keep_alive)
+    cpdef finish(self, bint keep_alive, double now)
     cdef _close_politely(self)
     cpdef end_unclean(self, bint by_reset)
     cpdef bint has_left(self) except -1

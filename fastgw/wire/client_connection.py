@@ -20,7 +20,8 @@ import httptools
 
 from ..errors import ClientError, ClientTimeout, ProtocolError
 from .events import ExchangeEvents
-from .head import CHUNKED_BODY, BodyFramer, Limits, RequestHead, scan_request
+from .framing import BodyFramer
+from .head import CHUNKED_BODY, Limits, RequestHead, joined, part, scan_request
 
 PIPELINE_BYTES = 64 * 1024  # of further requests, read while one is being answered
 LINGER_BYTES = 256 * 1024  # of a refused body, read so that the client can read its answer
@@ -119,6 +120,7 @@ class ClientConnection(_Base, asyncio.Protocol):
         self.parser: Any = None
         self.state = _IDLE
         self.deadline = 0.0
+        self.read_at = 0.0  # when bytes came last, monotonic seconds
         self.is_paused = False
         self.buffer = b""
         self.message_ended = False
@@ -202,9 +204,10 @@ class ClientConnection(_Base, asyncio.Protocol):
         self.message_ended = True
 
     def data_received(self, data: bytes) -> None:
+        self.read_at = monotonic()
         if self.state <= _HEAD:
             if self.buffer:
-                data = self.buffer + data
+                data = joined(self.buffer, data)
                 self.buffer = b""
             self._read_head(data)
         elif self.state == _BODY:
@@ -232,7 +235,7 @@ class ClientConnection(_Base, asyncio.Protocol):
             # (An empty line after the last request is no beginning of the next one.)
             if self.state == _IDLE and data != b"\r\n" and data != b"\r":
                 self.state = _HEAD
-                self.deadline = monotonic() + self.listener.head_timeout_s
+                self.deadline = self.read_at + self.listener.head_timeout_s
             self.buffer = data
             self._read_on()
             return
@@ -245,24 +248,36 @@ class ClientConnection(_Base, asyncio.Protocol):
         self.message_ended = False
         self.state = _BODY
         self.deadline = 1e18
-        end = head.end
-        if self.framer.complete:
-            # The commonest case first: the head is the whole message and the whole read.
-            if not self._validate(data if end == len(data) else data[:end], True):
+        start = head.end
+        framer = self.framer
+        if head.wants_upgrade and start < len(data) and not framer.complete:
+            # httptools stops behind such a head: see _validate.
+            if not self._validate(part(data, 0, start), False):
                 return
+            end = start
+        else:
+            # The commonest case: the whole request is here, and nothing else.
+            try:
+                end = framer.feed(data, start)
+            except ValueError as error:
+                self._refuse(ProtocolError(f"a malformed request body: {error}"))
+                return
+            if not self._validate(data if end == len(data) else part(data, 0, end), framer.complete):
+                return
+        if framer.complete:
             self.state = _ANSWERING
             if end < len(data):
-                self._keep_for_later(data[end:])
-            self.exchange = exchange = self.listener.accept(self, head)
+                self._keep_for_later(part(data, end, len(data)))
+        else:
+            self._read_on()
+        self.exchange = exchange = self.listener.accept(self, head)
+        if framer.complete:
             if exchange is not None:
-                exchange.on_request_read(data, end, end, True)
-            return
-        if not self._validate(data[:end], False):
-            return
-        self._read_on()
-        self.exchange = self.listener.accept(self, head)
-        if self.state == _BODY:
-            self.deadline = monotonic() + self.listener.body_stall_s
+                exchange.on_request_read(data, start, end, True)
+        elif self.state == _BODY:
+            self.deadline = self.read_at + self.listener.body_stall_s
+            if exchange is not None and start < end:
+                exchange.on_request_read(data, start, end, False)
             if end < len(data):
                 self._read_body(data, end)
 
@@ -308,15 +323,15 @@ class ClientConnection(_Base, asyncio.Protocol):
             self._refuse(ProtocolError(f"a malformed request body: {error}"))
             return
         complete = framer.complete
-        if not self._validate(data if start == 0 and end == len(data) else data[start:end], complete):
+        if not self._validate(data if start == 0 and end == len(data) else part(data, start, end), complete):
             return
         if complete:
             self.state = _ANSWERING
             self.deadline = 1e18
             if end < len(data):
-                self._keep_for_later(data[end:])
+                self._keep_for_later(part(data, end, len(data)))
         else:
-            self.deadline = monotonic() + self.listener.body_stall_s
+            self.deadline = self.read_at + self.listener.body_stall_s
         exchange = self.exchange  # a reference of our own: the call may end the exchange
         if exchange is not None:
             exchange.on_request_read(data, start, end, complete)
@@ -402,7 +417,7 @@ class ClientConnection(_Base, asyncio.Protocol):
             and not self.listener.is_draining
         )
 
-    def finish(self, keep_alive: bool) -> None:
+    def finish(self, keep_alive: bool, now: float) -> None:
         """The answer is whole. ``keep_alive`` is what its head has promised."""
         self.exchange = None
         self.head = None
@@ -413,7 +428,7 @@ class ClientConnection(_Base, asyncio.Protocol):
             self._close_politely()
             return
         self.state = _IDLE
-        self.deadline = monotonic() + self.listener.keepalive_s
+        self.deadline = now + self.listener.keepalive_s
         if self.is_paused:
             # A client that asks and never reads: no further request until it has read.
             if not self.reading_stopped:
@@ -434,6 +449,7 @@ class ClientConnection(_Base, asyncio.Protocol):
     def _read_next(self) -> None:
         if self.state <= _HEAD and self.buffer:
             data, self.buffer = self.buffer, b""
+            self.read_at = monotonic()
             self._read_head(data)
 
     def _close_politely(self) -> None:

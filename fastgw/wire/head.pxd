@@ -7,12 +7,7 @@ cdef struct field_t:
     uint32_t value_len
     uint16_t name_len
     uint8_t drop        # hop-by-hop, or named by Connection
-    uint8_t _pad
-
-
-cdef struct span_t:
-    Py_ssize_t start
-    Py_ssize_t end
+    uint8_t is_plain    # written as we write it: "name: value" and CRLF
 
 
 cdef class Limits:
@@ -47,6 +42,7 @@ cdef class Head:
     cdef field_t *_new_field(self) except NULL
     cdef Py_ssize_t _find(self, const char *name, Py_ssize_t length) noexcept
     cpdef bytes get(self, bytes name)
+    cpdef bint names(self, bytes name)
 
 
 cdef class RequestHead(Head):
@@ -84,13 +80,22 @@ cdef class RequestTemplate:
         long long body_bytes,
         bytes extra=*,
         FieldFilter extra_drop=*,
+        bytes body=*,
     )
 
 
 cdef class ResponseTemplate:
     cdef FieldFilter _drop
     cpdef bytes render(
-        self, ResponseHead head, long long body_bytes, bint keep_alive, int client_minor, bytes extra
+        self,
+        ResponseHead head,
+        long long body_bytes,
+        bint keep_alive,
+        int client_minor,
+        bytes extra,
+        bytes request_id=*,
+        int attempts=*,
+        bytes body=*,
     )
 
 
@@ -100,23 +105,12 @@ cpdef enum:
     UNTIL_CLOSE = -3
 
 
-cdef class BodyFramer:
-    cdef long long _remaining
-    cdef int _mode
-    cdef int _state
-    cdef int _digits
-    cdef Py_ssize_t _extra_bytes
-    cdef Py_ssize_t _capacity
-    cdef span_t *spans
-    cdef readonly Py_ssize_t count
-    cdef readonly bint complete
-    cdef readonly bint is_chunked
-    cdef readonly bint is_verbatim
-    cpdef void expect(self, long long body_bytes)
-    cpdef void complete_at_eof(self)
-    cpdef Py_ssize_t feed(self, bytes data, Py_ssize_t start) except -1
-    cdef int _count_extra(self, uint8_t c) except -1
-    cdef int _add_span(self, Py_ssize_t start, Py_ssize_t end) except -1
-    cpdef bytes decoded(self, bytes data)
-    cpdef Py_ssize_t span_start(self, Py_ssize_t index) except -1
-    cpdef Py_ssize_t span_end(self, Py_ssize_t index) except -1
+cdef uint8_t TCHAR[256]
+cdef uint8_t VCHAR[256]
+
+cdef int hex_digit(uint8_t c) noexcept
+
+cpdef bytes part(bytes data, Py_ssize_t start, Py_ssize_t end)
+cpdef bytes joined(bytes first, bytes second)
+cpdef bytes numbered(bytes prefix, long long number)
+cpdef bytes chunk_of(bytes content, bint is_last)

@@ -52,6 +52,9 @@ class Head:
     def get(self, name: bytes) -> bytes | None:
         """The value of the first field called ``name`` (lower case), or None."""
 
+    def names(self, name: bytes) -> bool:
+        """Is there a field called ``name`` (lower case)?"""
+
     def items(self) -> list[tuple[bytes, bytes]]:
         """All fields as (lower-case name, value), in order."""
 
@@ -91,6 +94,18 @@ def scan_response(data: bytes, start: int, limits: Limits) -> ResponseHead | Non
         BadResponse: it is not a valid head, or a limit is passed.
     """
 
+def part(data: bytes, start: int, end: int) -> bytes:
+    """``data[start:end]`` of offsets that lie in it; else ValueError."""
+
+def joined(first: bytes, second: bytes) -> bytes:
+    """``first + second``."""
+
+def numbered(prefix: bytes, number: int) -> bytes:
+    """``prefix`` and the decimal digits of ``number``, which is not negative."""
+
+def chunk_of(content: bytes, is_last: bool) -> bytes:
+    """``content`` as one chunk of the chunked coding, and the last chunk behind it if it ``is_last``."""
+
 def check_value(value: bytes) -> bytes:
     """Return ``value`` if it may be written as a field value; every emitter asks this first.
 
@@ -124,6 +139,7 @@ class RequestTemplate:
         body_bytes: int,
         extra: bytes | None = None,
         extra_drop: FieldFilter | None = None,
+        body: bytes | None = None,
     ) -> bytes:
         """The head to send: request line, our fields, the client's, ``extra`` (validated lines)."""
 
@@ -133,46 +149,14 @@ class ResponseTemplate:
 
     def __init__(self, drop: Iterable[bytes] = ()) -> None: ...
     def render(
-        self, head: ResponseHead, body_bytes: int, keep_alive: bool, client_minor: int, extra: bytes
+        self,
+        head: ResponseHead,
+        body_bytes: int,
+        keep_alive: bool,
+        client_minor: int,
+        extra: bytes,
+        request_id: bytes | None = None,
+        attempts: int = 0,
+        body: bytes | None = None,
     ) -> bytes:
-        """The head to send."""
-
-@disjoint_base
-class BodyFramer:
-    """Finds the end of a message's body in the raw bytes, and where its content lies in them.
-
-    After each ``feed`` the ``count`` spans are the pieces of content in that data.
-    ``is_verbatim`` says that what was fed may be passed on as it is: it began and ended between
-    two chunks and held no extension and no trailer.
-    """
-
-    # Read-only; properties, because they change while one looks.
-    @property
-    def count(self) -> int: ...
-    @property
-    def complete(self) -> bool: ...
-    @property
-    def is_chunked(self) -> bool: ...
-    @property
-    def is_verbatim(self) -> bool: ...
-    def expect(self, body_bytes: int) -> None:
-        """Begin a message: its size, or NO_BODY, CHUNKED_BODY or UNTIL_CLOSE."""
-
-    def complete_at_eof(self) -> None:
-        """The stream has ended, and that is the end of a body without a length."""
-
-    def feed(self, data: bytes, start: int) -> int:
-        """Take data[start:]; return the offset just behind what belongs to this message.
-
-        Raises:
-            ValueError: the chunked coding is broken.
-        """
-
-    def decoded(self, data: bytes) -> bytes:
-        """The content found by the last feed of ``data``, joined."""
-
-    def span_start(self, index: int) -> int:
-        """Where a piece of content begins in the data last fed."""
-
-    def span_end(self, index: int) -> int:
-        """Where a piece of content ends in the data last fed."""
+        """The head to send, and ``body`` behind it."""

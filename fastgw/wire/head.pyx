@@ -6,9 +6,11 @@ connection is refused. Heads are never passed on: each is written anew, field by
 Source: RFC 9110 (fields, Host, Connection), RFC 9112 (message syntax, chunked coding).
 """
 
+cimport cython
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
 from cpython.mem cimport PyMem_Free, PyMem_Malloc, PyMem_Realloc
-from libc.string cimport memchr, memcpy
+from libc.stdint cimport uint64_t
+from libc.string cimport memchr, memcmp, memcpy
 
 from ..errors import BadResponse, ProtocolError
 
@@ -19,8 +21,8 @@ cdef enum:
 
 # --- Character classes ------------------------------------------------------------------------
 
-cdef uint8_t TCHAR[256]     # lower-case letter of a token character, else 0 (RFC 9110, 5.6.2)
-cdef uint8_t VCHAR[256]     # 1: allowed in a field value
+# (Those that the .pxd declares: TCHAR, the lower-case letter of a token character, else 0, as in
+# RFC 9110, 5.6.2; VCHAR, 1 for what is allowed in a field value.)
 cdef uint8_t TARGET[256]    # 1: allowed in a request target
 cdef uint8_t HOSTCHAR[256]  # 1: allowed in Host
 
@@ -61,6 +63,25 @@ cdef inline bint same(
         if TCHAR[text[i]] != <uint8_t>lower[i]:
             return False
     return True
+
+
+cdef inline Py_ssize_t value_end(const uint8_t *raw, Py_ssize_t at, Py_ssize_t end) noexcept:
+    """The offset of the first byte that a field value cannot hold; there is one before ``end``.
+
+    Eight bytes at a time while none of them is below a space or DEL (a tab is left to the table).
+    """
+    cdef uint64_t word, flipped
+    while at + 8 <= end:
+        memcpy(&word, raw + at, 8)
+        flipped = word ^ 0x7F7F7F7F7F7F7F7F
+        if (
+            ((word - 0x2020202020202020) & ~word) | ((flipped - 0x0101010101010101) & ~flipped)
+        ) & 0x8080808080808080:
+            break
+        at += 8
+    while VCHAR[raw[at]]:
+        at += 1
+    return at
 
 
 cdef inline long long digits(const uint8_t *text, Py_ssize_t length) noexcept:
@@ -180,7 +201,11 @@ cdef class Head:
         cdef Py_ssize_t i = self._find(PyBytes_AS_STRING(name), len(name))
         if i < 0:
             return None
-        return self.raw[self.fields[i].value : self.fields[i].value + self.fields[i].value_len]
+        return part(self.raw, self.fields[i].value, self.fields[i].value + self.fields[i].value_len)
+
+    cpdef bint names(self, bytes name):
+        """Is there a field called ``name`` (lower case)?"""
+        return self._find(PyBytes_AS_STRING(name), len(name)) >= 0
 
     def items(self):
         """All fields as (lower-case name, value), in order."""
@@ -234,8 +259,7 @@ cdef int _scan_fields(Head head, Py_ssize_t at, Py_ssize_t end, Py_ssize_t most,
         while raw[at] == c" " or raw[at] == c"\t":
             at += 1
         value = at
-        while VCHAR[raw[at]]:
-            at += 1
+        at = value_end(raw, at, end)
         if raw[at] != c"\r" or raw[at + 1] != c"\n":
             raise _bad(is_request, "a header field value has a character that is not allowed")
         tail = at
@@ -252,6 +276,7 @@ cdef int _scan_fields(Head head, Py_ssize_t at, Py_ssize_t end, Py_ssize_t most,
         field.value = <uint32_t>value
         field.value_len = <uint32_t>(tail - value)
         field.drop = 0
+        field.is_plain = value - stop == 2 and raw[stop + 1] == c" " and tail + 2 == at
     return 0
 
 
@@ -380,7 +405,8 @@ cdef int _check_host(const uint8_t *value, Py_ssize_t length) except -1:
     return 0
 
 
-cdef inline int _hex(uint8_t c) noexcept:
+cdef int hex_digit(uint8_t c) noexcept:
+    """The value of a hexadecimal digit, or -1."""
     if 48 <= c <= 57:
         return c - 48
     c |= 32
@@ -395,8 +421,8 @@ cdef int _check_path(const uint8_t *path, Py_ssize_t length) except -1:
     cdef int high, low, code
     while i < length:
         if path[i] == c"%":
-            high = _hex(path[i + 1]) if i + 2 < length else -1
-            low = _hex(path[i + 2]) if i + 2 < length else -1
+            high = hex_digit(path[i + 1]) if i + 2 < length else -1
+            low = hex_digit(path[i + 2]) if i + 2 < length else -1
             if high < 0 or low < 0:
                 raise _bad(True, "a path with a broken percent-encoding")
             code = high * 16 + low
@@ -430,6 +456,22 @@ cdef inline int _check_call(Py_ssize_t size, Py_ssize_t start, Limits limits) ex
     return 0
 
 
+# The usual methods are one object each: none is made for a request, and ``is`` compares them.
+cdef bytes _GET = b"GET"
+cdef bytes _POST = b"POST"
+cdef bytes _HEAD = b"HEAD"
+
+
+cdef bytes _method(const uint8_t *text, Py_ssize_t length):
+    if length == 4 and memcmp(text, b"POST", 4) == 0:
+        return _POST
+    if length == 3 and memcmp(text, b"GET", 3) == 0:
+        return _GET
+    if length == 4 and memcmp(text, b"HEAD", 4) == 0:
+        return _HEAD
+    return PyBytes_FromStringAndSize(<const char *>text, length)
+
+
 cpdef RequestHead scan_request(bytes data, Py_ssize_t start, Limits limits):
     """Scan the request head that begins at ``start``.
 
@@ -461,7 +503,7 @@ cpdef RequestHead scan_request(bytes data, Py_ssize_t start, Limits limits):
 
     head = RequestHead.__new__(RequestHead)
     head.end = end
-    head.raw = data if start == 0 and end == size else data[start:end]
+    head.raw = data if start == 0 and end == size else part(data, start, end)
     text = <const uint8_t *>PyBytes_AS_STRING(head.raw)
     line -= start
     end -= start
@@ -473,7 +515,7 @@ cpdef RequestHead scan_request(bytes data, Py_ssize_t start, Limits limits):
         at += 1
     if at == 0 or at > 32 or text[at] != c" ":
         raise _bad(True, "a malformed request line")
-    head.method = text[:at]
+    head.method = _method(text, at)
     if same(text, at, "connect", 7) or same(text, at, "trace", 5):
         # A tunnel is not offered, and what a node echoes would hold the keys we sent to it.
         raise _bad(True, "a method that is not supported", 501, "not_implemented")
@@ -484,7 +526,7 @@ cpdef RequestHead scan_request(bytes data, Py_ssize_t start, Limits limits):
     length = at - space
     if text[at] != c" " or length == 0:
         raise _bad(True, "a malformed request target")
-    if line - at != 11 or text[at + 1 : at + 6] != b"HTTP/":
+    if line - at != 11 or memcmp(text + at + 1, b"HTTP/", 5):
         raise _bad(True, "a malformed request line")
     if text[at + 6] != c"1" or text[at + 7] != c"." or (text[at + 8] != c"1" and text[at + 8] != c"0"):
         if 48 <= text[at + 6] <= 57 and text[at + 7] == c"." and 48 <= text[at + 8] <= 57:
@@ -493,14 +535,14 @@ cpdef RequestHead scan_request(bytes data, Py_ssize_t start, Limits limits):
     head.minor_version = text[at + 8] - 48
     if text[space] != c"/":
         raise _bad(True, "a request target that is not a path")
-    head.target = text[space : space + length]
+    head.target = PyBytes_FromStringAndSize(<const char *>text + space, length)
     found = <const uint8_t *>memchr(text + space, c"?", length)
     query = found - (text + space) if found != NULL else length
-    head.path = head.target if query == length else text[space : space + query]
+    head.path = head.target if query == length else part(head.raw, space, space + query)
     _check_path(text + space, query)
     _scan_fields(head, line, end - 2, limits.fields, True)
     _framing(head, True)
-    head.is_head = head.method == b"HEAD"
+    head.is_head = head.method is _HEAD
     return head
 
 
@@ -516,9 +558,8 @@ cpdef ResponseHead scan_response(bytes data, Py_ssize_t start, Limits limits):
     cdef const uint8_t *found
     _check_call(size, start, limits)
     # What can no longer become a status line is refused before its line ends.
-    for i in range(min(size - start, 5)):
-        if text[start + i] != <uint8_t>(b"HTTP/"[i]):
-            raise _bad(False, "the answer is not HTTP")
+    if memcmp(text + start, b"HTTP/", min(size - start, 5)):
+        raise _bad(False, "the answer is not HTTP")
     found = <const uint8_t *>memchr(text + start, c"\n", size - start) if size > start else NULL
     if found == NULL:
         if size - start > limits.line_bytes:
@@ -534,7 +575,7 @@ cpdef ResponseHead scan_response(bytes data, Py_ssize_t start, Limits limits):
         return None
     head = ResponseHead.__new__(ResponseHead)
     head.end = end
-    head.raw = data if start == 0 and end == size else data[start:end]
+    head.raw = data if start == 0 and end == size else part(data, start, end)
     text = <const uint8_t *>PyBytes_AS_STRING(head.raw)
     line -= start
     end -= start
@@ -619,6 +660,64 @@ cdef Py_ssize_t _head_end(const uint8_t *text, Py_ssize_t start, Py_ssize_t line
         at = found - text + 1
 
 
+# --- Bytes ------------------------------------------------------------------------------------
+
+
+cpdef bytes part(bytes data, Py_ssize_t start, Py_ssize_t end):
+    """``data[start:end]`` of offsets that lie in it, without what a slice of Python costs."""
+    if not 0 <= start <= end <= PyBytes_GET_SIZE(data):
+        raise ValueError("not offsets in these bytes")
+    return PyBytes_FromStringAndSize(PyBytes_AS_STRING(data) + start, end - start)
+
+
+cpdef bytes joined(bytes first, bytes second):
+    """``first + second``, at a third of the price."""
+    cdef Py_ssize_t size = PyBytes_GET_SIZE(first)
+    cdef bytes both = PyBytes_FromStringAndSize(NULL, size + PyBytes_GET_SIZE(second))
+    memcpy(PyBytes_AS_STRING(both), PyBytes_AS_STRING(first), size)
+    memcpy(PyBytes_AS_STRING(both) + size, PyBytes_AS_STRING(second), PyBytes_GET_SIZE(second))
+    return both
+
+
+cpdef bytes numbered(bytes prefix, long long number):
+    """``prefix`` and the decimal digits of ``number``, which is not negative."""
+    cdef uint8_t spelled[20]
+    cdef Py_ssize_t digits = _put_number(spelled, number) - spelled
+    cdef Py_ssize_t size = PyBytes_GET_SIZE(prefix)
+    cdef bytes whole = PyBytes_FromStringAndSize(NULL, size + digits)
+    memcpy(PyBytes_AS_STRING(whole), PyBytes_AS_STRING(prefix), size)
+    memcpy(PyBytes_AS_STRING(whole) + size, spelled, digits)
+    return whole
+
+
+cpdef bytes chunk_of(bytes content, bint is_last):
+    """``content`` as one chunk of the chunked coding, and the last chunk behind it if it ``is_last``."""
+    cdef uint8_t size_line[20]
+    cdef Py_ssize_t size = PyBytes_GET_SIZE(content)
+    cdef Py_ssize_t rest = size
+    cdef int at = 20
+    cdef bytes whole
+    cdef uint8_t *to
+    if size == 0:
+        return LAST_CHUNK if is_last else b""
+    at -= 2
+    memcpy(size_line + at, b"\r\n", 2)
+    while rest:
+        at -= 1
+        size_line[at] = b"0123456789abcdef"[rest & 15]
+        rest >>= 4
+    whole = PyBytes_FromStringAndSize(NULL, 20 - at + size + 2 + (5 if is_last else 0))
+    to = _put(<uint8_t *>PyBytes_AS_STRING(whole), size_line + at, 20 - at)
+    to = _put_bytes(to, content)
+    to = _put(to, b"\r\n", 2)
+    if is_last:
+        _put(to, b"0\r\n\r\n", 5)
+    return whole
+
+
+LAST_CHUNK = b"0\r\n\r\n"
+
+
 # --- Writing ----------------------------------------------------------------------------------
 
 
@@ -662,6 +761,7 @@ cdef inline uint8_t *_put_bytes(uint8_t *to, bytes text) noexcept:
     return _put(to, PyBytes_AS_STRING(text), PyBytes_GET_SIZE(text))
 
 
+@cython.cdivision(True)
 cdef inline uint8_t *_put_number(uint8_t *to, long long number) noexcept:
     cdef uint8_t spelled[20]
     cdef int at = 20
@@ -700,11 +800,25 @@ cdef uint8_t *_put_fields(
             continue
         if also_drop is not None and also_drop.matches(raw + field.name, field.name_len):
             continue
+        if field.is_plain:
+            to = _put(to, raw + field.name, field.name_len + field.value_len + 4)
+            continue
         to = _put(to, raw + field.name, field.name_len)
         to = _put(to, b": ", 2)
         to = _put(to, raw + field.value, field.value_len)
         to = _put(to, b"\r\n", 2)
     return to
+
+
+cdef bytes _with_body(const uint8_t *head, Py_ssize_t size, bytes body):
+    """A head that was written, and a body if there is one, as one piece: it is one write."""
+    cdef bytes whole
+    if body is None:
+        return PyBytes_FromStringAndSize(<const char *>head, size)
+    whole = PyBytes_FromStringAndSize(NULL, size + PyBytes_GET_SIZE(body))
+    memcpy(PyBytes_AS_STRING(whole), head, size)
+    memcpy(PyBytes_AS_STRING(whole) + size, PyBytes_AS_STRING(body), PyBytes_GET_SIZE(body))
+    return whole
 
 
 cdef class RequestTemplate:
@@ -732,11 +846,13 @@ cdef class RequestTemplate:
         long long body_bytes,
         bytes extra=None,
         FieldFilter extra_drop=None,
+        bytes body=None,
     ):
         """The head to send: request line, our fields, the client's, ``extra`` (validated lines).
 
         Args:
             body_bytes: the body's size, or NO_BODY, or CHUNKED_BODY.
+            body: what follows the head in the same bytes.
         """
         if head is None:
             raise TypeError("head must not be None")
@@ -767,7 +883,7 @@ cdef class RequestTemplate:
             to = _put_bytes(to, extra)
         to = _put_framing(to, body_bytes)
         to = _put(to, b"\r\n", 2)
-        return PyBytes_FromStringAndSize(<char *>start, to - start)
+        return _with_body(start, to - start, body)
 
 
 cdef class ResponseTemplate:
@@ -777,7 +893,15 @@ cdef class ResponseTemplate:
         self._drop = FieldFilter(drop)
 
     cpdef bytes render(
-        self, ResponseHead head, long long body_bytes, bint keep_alive, int client_minor, bytes extra
+        self,
+        ResponseHead head,
+        long long body_bytes,
+        bint keep_alive,
+        int client_minor,
+        bytes extra,
+        bytes request_id=None,
+        int attempts=0,
+        bytes body=None,
     ):
         """The head to send.
 
@@ -785,11 +909,18 @@ cdef class ResponseTemplate:
             body_bytes: the body's size, or NO_BODY (none by rule; a length the node gave is
                 kept for HEAD), CHUNKED_BODY or UNTIL_CLOSE.
             extra: our own fields, validated lines.
+            request_id: is sent as ``x-fastgw-request-id``, and as ``x-request-id`` unless the node
+                has sent one.
+            attempts: is sent as ``x-fastgw-attempts`` unless it is 0.
+            body: what follows the head in the same bytes.
         """
         if head is None:
             raise TypeError("head must not be None")
         cdef const uint8_t *raw = <const uint8_t *>PyBytes_AS_STRING(head.raw)
-        cdef Py_ssize_t bound = len(head.raw) + 3 * head.field_count + len(extra) + 128
+        cdef Py_ssize_t bound = (
+            len(head.raw) + 3 * head.field_count + len(extra) + 192
+            + (2 * len(request_id) if request_id is not None else 0)
+        )
         cdef uint8_t *start
         cdef uint8_t *to
         cdef uint8_t small[4096]
@@ -806,241 +937,22 @@ cdef class ResponseTemplate:
         to = _put(to, b"\r\n", 2)
         to = _put_fields(to, head, self._drop, None, None)
         to = _put_bytes(to, extra)
+        if attempts:
+            to = _put(to, b"x-fastgw-attempts: ", 19)
+            to = _put_number(to, attempts)
+            to = _put(to, b"\r\n", 2)
+        if request_id is not None:
+            to = _put(to, b"x-fastgw-request-id: ", 21)
+            to = _put_bytes(to, request_id)
+            to = _put(to, b"\r\n", 2)
+            if head._find("x-request-id", 12) < 0:
+                to = _put(to, b"x-request-id: ", 14)
+                to = _put_bytes(to, request_id)
+                to = _put(to, b"\r\n", 2)
         to = _put_framing(to, body_bytes)
         if not keep_alive:
             to = _put(to, b"connection: close\r\n", 19)
         elif client_minor == 0:
             to = _put(to, b"connection: keep-alive\r\n", 24)
         to = _put(to, b"\r\n", 2)
-        return PyBytes_FromStringAndSize(<char *>start, to - start)
-
-
-# --- Body framing -----------------------------------------------------------------------------
-
-cdef enum:
-    CHUNK_SIZE
-    CHUNK_EXTENSION
-    CHUNK_SIZE_LF
-    CHUNK_DATA
-    CHUNK_DATA_CR
-    CHUNK_DATA_LF
-    TRAILER_START
-    TRAILER_NAME
-    TRAILER_LINE
-    TRAILER_LF
-    TRAILER_END_LF
-    FINISHED
-
-cdef enum:
-    MAX_EXTENSION_BYTES = 16 * 1024  # of all chunk extensions and trailers of one message
-    USUAL_SPANS = 16
-    KEPT_SPANS = 256  # room kept from message to message; more of it is given back
-
-
-cdef class BodyFramer:
-    """Finds the end of a message's body in the raw bytes, and where its content lies in them.
-
-    After each ``feed`` the ``count`` spans are the pieces of content in that data.
-    ``is_verbatim`` says that what was fed may be passed on as it is: it began and ended between
-    two chunks and held no extension and no trailer.
-    """
-
-    def __cinit__(self):
-        self._capacity = USUAL_SPANS
-        self.spans = <span_t *>PyMem_Malloc(self._capacity * sizeof(span_t))
-        if self.spans == NULL:
-            raise MemoryError
-
-    def __dealloc__(self):
-        PyMem_Free(self.spans)
-
-    cpdef void expect(self, long long body_bytes):
-        """Begin a message: its size, or NO_BODY, CHUNKED_BODY or UNTIL_CLOSE."""
-        cdef span_t *shrunk
-        if self._capacity > KEPT_SPANS:
-            # One read of the smallest chunks needs more room than the read itself has bytes.
-            shrunk = <span_t *>PyMem_Realloc(self.spans, USUAL_SPANS * sizeof(span_t))
-            if shrunk != NULL:
-                self.spans = shrunk
-                self._capacity = USUAL_SPANS
-        self.is_chunked = body_bytes == CHUNKED_BODY
-        self._mode = 0 if body_bytes >= 0 else <int>body_bytes
-        self._remaining = body_bytes if body_bytes > 0 else 0
-        self._state = CHUNK_SIZE
-        self._digits = 0
-        self._extra_bytes = 0
-        self.count = 0
-        self.is_verbatim = True
-        self.complete = body_bytes == 0 or body_bytes == NO_BODY
-
-    cpdef void complete_at_eof(self):
-        """The stream has ended, and that is the end of a body without a length."""
-        self.count = 0
-        self.complete = True
-
-    cdef int _add_span(self, Py_ssize_t start, Py_ssize_t end) except -1:
-        cdef span_t *grown
-        if self.count == self._capacity:
-            grown = <span_t *>PyMem_Realloc(self.spans, 2 * self._capacity * sizeof(span_t))
-            if grown == NULL:
-                raise MemoryError
-            self.spans = grown
-            self._capacity *= 2
-        self.spans[self.count].start = start
-        self.spans[self.count].end = end
-        self.count += 1
-        return 0
-
-    cpdef Py_ssize_t feed(self, bytes data, Py_ssize_t start) except -1:
-        """Take data[start:]; return the offset just behind what belongs to this message.
-
-        Raises:
-            ValueError: the chunked coding is broken.
-        """
-        if start < 0 or start > len(data):
-            raise ValueError("start is not in the data")
-        cdef const uint8_t *text = <const uint8_t *>PyBytes_AS_STRING(data)
-        cdef Py_ssize_t size = len(data), at = start, take
-        cdef uint8_t c
-        cdef int digit
-        self.count = 0
-        if self.complete:
-            return start
-        if self._mode == UNTIL_CLOSE:
-            if size > start:
-                self._add_span(start, size)
-            return size
-        if self._mode != CHUNKED_BODY:
-            take = size - start
-            if take > self._remaining:
-                take = <Py_ssize_t>self._remaining
-            if take > 0:
-                self._add_span(start, start + take)
-                self._remaining -= take
-            self.complete = self._remaining == 0
-            return start + take
-
-        self.is_verbatim = self._state == CHUNK_SIZE and self._digits == 0
-        while at < size:
-            if self._state == CHUNK_DATA:
-                take = size - at
-                if take > self._remaining:
-                    take = <Py_ssize_t>self._remaining
-                self._add_span(at, at + take)
-                at += take
-                self._remaining -= take
-                if self._remaining == 0:
-                    self._state = CHUNK_DATA_CR
-                continue
-            c = text[at]
-            at += 1
-            if self._state == CHUNK_SIZE:
-                digit = _hex(c)
-                if digit >= 0:
-                    self._digits += 1
-                    if self._digits > 15:
-                        raise ValueError("a chunk size that is too large")
-                    self._remaining = self._remaining * 16 + digit
-                elif self._digits == 0:
-                    raise ValueError("a chunk without a size")
-                elif c == c"\r":
-                    self._state = CHUNK_SIZE_LF
-                elif c == c";" or c == c" " or c == c"\t":
-                    self._state = CHUNK_EXTENSION
-                    self.is_verbatim = False
-                else:
-                    raise ValueError("a malformed chunk size")
-            elif self._state == CHUNK_EXTENSION:
-                if c == c"\r":
-                    self._state = CHUNK_SIZE_LF
-                else:
-                    self._count_extra(c)
-            elif self._state == CHUNK_SIZE_LF:
-                if c != c"\n":
-                    raise ValueError("a malformed chunk size line")
-                self._state = CHUNK_DATA if self._remaining else TRAILER_START
-            elif self._state == CHUNK_DATA_CR:
-                if c != c"\r":
-                    raise ValueError("a chunk longer than its size")
-                self._state = CHUNK_DATA_LF
-            elif self._state == CHUNK_DATA_LF:
-                if c != c"\n":
-                    raise ValueError("a chunk longer than its size")
-                self._state = CHUNK_SIZE
-                self._digits = 0
-                self._remaining = 0
-            elif self._state == TRAILER_START and c == c"\r":
-                self._state = TRAILER_END_LF
-            elif self._state == TRAILER_START or self._state == TRAILER_NAME:
-                self.is_verbatim = False
-                self._count_extra(c)
-                if TCHAR[c]:
-                    self._state = TRAILER_NAME
-                elif c == c":" and self._state == TRAILER_NAME:
-                    self._state = TRAILER_LINE
-                else:
-                    raise ValueError("a malformed trailer")
-            elif self._state == TRAILER_LINE:
-                if c == c"\r":
-                    self._state = TRAILER_LF
-                else:
-                    self._count_extra(c)
-            elif self._state == TRAILER_LF:
-                if c != c"\n":
-                    raise ValueError("a malformed trailer")
-                self._state = TRAILER_START
-            elif self._state == TRAILER_END_LF:
-                if c != c"\n":
-                    raise ValueError("a malformed trailer")
-                self._state = FINISHED
-                self.complete = True
-                return at
-        if self._state != CHUNK_SIZE or self._digits:
-            self.is_verbatim = False
-        return at
-
-    cdef int _count_extra(self, uint8_t c) except -1:
-        if not VCHAR[c]:
-            raise ValueError("a control character in a chunk extension or trailer")
-        self._extra_bytes += 1
-        if self._extra_bytes > MAX_EXTENSION_BYTES:
-            raise ValueError("too many bytes of chunk extensions and trailers")
-        return 0
-
-    cpdef bytes decoded(self, bytes data):
-        """The content found by the last feed of ``data``, joined."""
-        cdef Py_ssize_t i, size = 0
-        cdef bytes joined
-        cdef uint8_t *to
-        if self.count == 0:
-            return b""
-        if self.spans[self.count - 1].end > len(data):
-            raise ValueError("not the data that was fed last")
-        if self.count == 1:
-            if self.spans[0].start == 0 and self.spans[0].end == len(data):
-                return data
-            return data[self.spans[0].start : self.spans[0].end]
-        for i in range(self.count):
-            size += self.spans[i].end - self.spans[i].start
-        joined = PyBytes_FromStringAndSize(NULL, size)
-        to = <uint8_t *>PyBytes_AS_STRING(joined)
-        for i in range(self.count):
-            to = _put(
-                to, PyBytes_AS_STRING(data) + self.spans[i].start, self.spans[i].end - self.spans[i].start
-            )
-        return joined
-
-    cpdef Py_ssize_t span_start(self, Py_ssize_t index) except -1:
-        """Where a piece of content begins in the data last fed."""
-        if not 0 <= index < self.count:
-            raise IndexError(index)
-        return self.spans[index].start
-
-    cpdef Py_ssize_t span_end(self, Py_ssize_t index) except -1:
-        """Where a piece of content ends in the data last fed."""
-        if not 0 <= index < self.count:
-            raise IndexError(index)
-        return self.spans[index].end
-
-
-LAST_CHUNK = b"0\r\n\r\n"
+        return _with_body(start, to - start, body)

@@ -1,7 +1,8 @@
 import cython
 
 from .events cimport ExchangeEvents
-from .head cimport BodyFramer, Limits, ResponseHead, scan_response
+from .framing cimport BodyFramer
+from .head cimport Limits, ResponseHead, joined, part, scan_response
 from .tls cimport TlsSession
 
 
@@ -31,6 +32,7 @@ cdef class NodeConnection(_Base):
     cdef public bint is_validated
     cdef public bint is_paused
     cdef public bint reading_stopped
+    cdef public double read_at
     cdef public double born
     cdef public double idle_since
 
@@ -46,14 +48,21 @@ cdef class NodeConnection(_Base):
     cpdef send(self, bytes data)
     cdef _said_goodbye(self)
     cdef _fail(self, error)
-    @cython.locals(start=Py_ssize_t, end=Py_ssize_t, exchange=ExchangeEvents)
+    @cython.locals(
+        framer=BodyFramer,
+        begin=Py_ssize_t,
+        start=Py_ssize_t,
+        end=Py_ssize_t,
+        has_body=bint,
+        head=ResponseHead,
+        exchange=ExchangeEvents,
+    )
     cdef _read_answer(self, bytes data)
     @cython.locals(start=Py_ssize_t, head=ResponseHead)
     cdef Py_ssize_t _read_head(self, bytes data) except? -2
-    @cython.locals(end=Py_ssize_t, framer=BodyFramer)
-    cdef Py_ssize_t _frame_body(self, bytes data, Py_ssize_t start) except -1
+    cdef _validate(self, bytes data, Py_ssize_t start, Py_ssize_t end)
     @cython.locals(framer=BodyFramer)
-    cdef _frame(self, ResponseHead head, bytes data, Py_ssize_t start)
+    cdef _frame(self, ResponseHead head)
     @cython.locals(exchange=ExchangeEvents, head=ResponseHead, reusable=bint, is_sent=bint)
     cdef _complete(self, bytes data, Py_ssize_t start, Py_ssize_t end)
     cdef bint _is_unsent(self) except -1

@@ -17,15 +17,8 @@ import httptools
 
 from ..errors import BadResponse, ConnectionLost, NodeError, Retryable
 from .events import ExchangeEvents
-from .head import (
-    CHUNKED_BODY,
-    NO_BODY,
-    UNTIL_CLOSE,
-    BodyFramer,
-    Limits,
-    ResponseHead,
-    scan_response,
-)
+from .framing import BodyFramer
+from .head import CHUNKED_BODY, NO_BODY, UNTIL_CLOSE, Limits, ResponseHead, joined, part, scan_response
 from .tls import TlsSession
 
 if TYPE_CHECKING:
@@ -33,7 +26,6 @@ if TYPE_CHECKING:
 
 WRITE_HIGH = 256 * 1024
 WRITE_LOW = 32 * 1024
-JOIN_BYTES = 64 * 1024  # a larger body is written apart from its head instead of copied
 INTERIM_ANSWERS = 32  # 1xx heads swallowed before one answer
 PEEK_AFTER_S = 0.25  # idle for longer: look at the socket before it is used again
 
@@ -79,6 +71,7 @@ class NodeConnection(_Base, asyncio.Protocol):
         self.is_validated = True
         self.is_paused = False
         self.reading_stopped = False
+        self.read_at = 0.0  # when bytes came last, monotonic seconds
         self.born = 0.0
         self.idle_since = 0.0
 
@@ -172,6 +165,7 @@ class NodeConnection(_Base, asyncio.Protocol):
             # Over TLS only a close_notify proves that nothing was cut off.
             if self.tls is None or self.tls.eof_received():
                 self.framer.complete_at_eof()
+                self.read_at = monotonic()
                 exchange.on_node_read(b"", 0, 0, True)
                 return
         lost = ConnectionLost()
@@ -208,8 +202,9 @@ class NodeConnection(_Base, asyncio.Protocol):
     def start(self, exchange: ExchangeEvents, head: bytes, body: bytes | None, is_head_request: bool) -> None:
         """Send a request and hand its answer to ``exchange``.
 
-        ``body`` is the whole body, or None when there is none. One that comes through ``send``
-        later is said to be outstanding by ``request_complete``, which the exchange sets.
+        ``head`` may have the body behind it; ``body`` is one that is written apart instead of
+        copied, else None. One that comes through ``send`` later is said to be outstanding by
+        ``request_complete``, which the exchange sets.
         """
         if self.state == _CLOSED:
             # Lost between being ready and being used: nothing of the request was written.
@@ -225,12 +220,8 @@ class NodeConnection(_Base, asyncio.Protocol):
         self.answer_bytes = 0
         self.interim = 0
         self.served += 1
-        if body is None:
-            self.send(head)
-        elif len(body) <= JOIN_BYTES:
-            self.send(head + body)
-        else:
-            self.send(head)
+        self.send(head)
+        if body is not None:
             self.send(body)
 
     def send(self, data: bytes) -> None:
@@ -286,6 +277,7 @@ class NodeConnection(_Base, asyncio.Protocol):
             self.pool.unsolicited += 1
             self.close()
             return
+        self.read_at = monotonic()
         self.answer_bytes += len(data)
         self._read_answer(data)
         if tls is not None and self.state != _CLOSED:
@@ -313,17 +305,32 @@ class NodeConnection(_Base, asyncio.Protocol):
             exchange.on_node_lost(error)
 
     def _read_answer(self, data: bytes) -> None:
-        start = 0
-        if self.head is None and self.buffer:
-            data = self.buffer + data
-            self.buffer = b""
+        framer = self.framer
         # Only what the node sent is judged here: what the exchange makes of it is called outside.
         try:
-            if self.head is None:
-                start = self._read_head(data)
-                if start < 0:
+            if self.head is not None:
+                start = 0
+                end = framer.feed(data, 0)
+                if self.is_validated and end:
+                    self._validate(data, 0, end)
+            else:
+                if self.buffer:
+                    data = joined(self.buffer, data)
+                    self.buffer = b""
+                begin = self._read_head(data)
+                if begin < 0:
                     return
-            end = self._frame_body(data, start)
+                head = self.head
+                assert head is not None
+                start = head.end
+                has_body = not framer.complete
+                end = framer.feed(data, start)
+                if has_body or self.is_validated:
+                    self._validate(data, begin, end)
+                else:
+                    # httptools cannot be told that this answer has no body: it checks the head, no more.
+                    self.parser.feed_data(part(data, begin, end))
+                    self.parser = httptools.HttpResponseParser(self)
         except BadResponse as error:
             self._fail(error)
             return
@@ -332,7 +339,7 @@ class NodeConnection(_Base, asyncio.Protocol):
             bad.__cause__ = error
             self._fail(bad)
             return
-        if self.framer.complete:
+        if framer.complete:
             self._complete(data, start, end)
         else:
             exchange = self.exchange
@@ -340,12 +347,12 @@ class NodeConnection(_Base, asyncio.Protocol):
                 exchange.on_node_read(data, start, end, False)
 
     def _read_head(self, data: bytes) -> int:
-        """Scan the final head, interim ones before it; where the body begins, or -1: not yet."""
+        """Scan the final head, interim ones before it; where it begins, or -1: not yet."""
         start = 0
         while True:
             head = scan_response(data, start, self.limits)
             if head is None:
-                self.buffer = data if start == 0 else data[start:]
+                self.buffer = data if start == 0 else part(data, start, len(data))
                 return -1
             if head.status >= 200:
                 break
@@ -356,38 +363,29 @@ class NodeConnection(_Base, asyncio.Protocol):
                 raise BadResponse("too many interim answers")
             start = head.end
         self.head = head
-        self._frame(head, data, start)
-        return head.end
+        self._frame(head)
+        return start
 
-    def _frame_body(self, data: bytes, start: int) -> int:
-        """Where the body's bytes end in this read. Raises unless httptools sees the same end."""
-        framer = self.framer
-        end = framer.feed(data, start)
-        if self.is_validated:
-            if end > start:
-                self.parser.feed_data(data if start == 0 and end == len(data) else data[start:end])
-            if self.message_ended != framer.complete:
-                raise BadResponse("an answer whose length is ambiguous")
-        return end
+    def _validate(self, data: bytes, start: int, end: int) -> None:
+        """Let httptools read data[start:end]. Raises unless it sees the same end of the message."""
+        self.parser.feed_data(data if start == 0 and end == len(data) else part(data, start, end))
+        if self.message_ended != self.framer.complete:
+            raise BadResponse("an answer whose length is ambiguous")
 
-    def _frame(self, head: ResponseHead, data: bytes, start: int) -> None:
-        """Decide how the body is framed, and let httptools read the head."""
+    def _frame(self, head: ResponseHead) -> None:
+        """Decide how the body is framed."""
         framer = self.framer
         self.message_ended = False
         self.is_validated = True
         if self.is_head_request or head.status == 204 or head.status == 304:
-            # httptools cannot be told that this answer has no body: it checks the head, no more.
             framer.expect(NO_BODY)
+            self.is_validated = False
         elif head.is_chunked:
             framer.expect(CHUNKED_BODY)
         elif head.content_length >= 0:
             framer.expect(head.content_length)
         else:
             framer.expect(UNTIL_CLOSE)
-        self.parser.feed_data(data[start : head.end])
-        if framer.complete and not self.message_ended:
-            self.is_validated = False
-            self.parser = httptools.HttpResponseParser(self)
 
     def _complete(self, data: bytes, start: int, end: int) -> None:
         """The answer is whole: the connection goes back to the pool if everything was in order."""
@@ -410,7 +408,7 @@ class NodeConnection(_Base, asyncio.Protocol):
         if reusable:
             self.go_on_reading()
             self.state = _IDLE
-            self.pool.give_back(self)
+            self.pool.give_back(self, self.read_at)
         elif is_sent:
             self.close()
         else:

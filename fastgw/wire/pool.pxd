@@ -25,5 +25,5 @@ cdef class Pool:
 
     @cython.locals(connection=NodeConnection)
     cpdef NodeConnection take(self, double now)
-    cpdef give_back(self, NodeConnection connection)
+    cpdef give_back(self, NodeConnection connection, double now)
     cpdef forget(self, NodeConnection connection)

@@ -95,7 +95,7 @@ class Pool:
             connection.abort()
         return None
 
-    def give_back(self, connection: NodeConnection) -> None:
+    def give_back(self, connection: NodeConnection, now: float) -> None:
         """A connection whose answer was whole and which may serve again."""
         self.busy.discard(connection)
         if self.is_closed or len(self.idle) >= self.max_idle or connection.served >= self.max_requests:
@@ -103,7 +103,7 @@ class Pool:
             return
         if connection.tls is not None:
             connection.tls.save_session()
-        connection.idle_since = monotonic()
+        connection.idle_since = now
         self.idle.append(connection)
 
     def forget(self, connection: NodeConnection) -> None:
@@ -173,7 +173,7 @@ class Pool:
             if exchange is not None:
                 exchange.on_connect_failed(error)  # type: ignore[arg-type]
         elif exchange is None:
-            self.give_back(connection)
+            self.give_back(connection, monotonic())
         else:
             exchange.on_node_connected(connection)
 

@@ -31,6 +31,7 @@ from exchange_bench import (
 
 from fastgw.balancing.deadlines import Deadlines
 from fastgw.errors import ConnectFailed, ConnectTimeout, TlsFailed
+from fastgw.proxy.exchange import JOIN_BYTES
 from fastgw.wire.client_connection import ClientState
 
 Make = Callable[..., Bench]
@@ -66,6 +67,18 @@ def test_an_answer_goes_to_the_client_when_it_is_whole(make: Make) -> None:
     assert bench.client_state is ClientState.IDLE
     assert bench.pools[0].idle == [node.connection]
     assert records(bench) == [("a", "succeeded")]
+    bench.check_end()
+
+
+@pytest.mark.parametrize(("more", "writes"), [(0, 1), (JOIN_BYTES, 2)])
+def test_each_message_is_one_write_unless_its_body_is_large(make: Make, more: int, writes: int) -> None:
+    bench = make()
+    bench.ask(BODY[:-1] + b" " * more + b"}")
+    node = bench.connect()
+    assert len(node.transport.written) == writes
+    node.say(json_response({**COMPLETION, "id": "x" * more}))
+    assert len(bench.transport.written) == writes
+    assert len(orjson.loads(bench.answer().body)["id"]) == more
     bench.check_end()
 
 

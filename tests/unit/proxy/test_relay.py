@@ -7,7 +7,8 @@ from exchange_bench import DONE, ERROR, FINISH, KEEP_ALIVE, ROLE, chunk, content
 
 from fastgw.llm.sse import EventScanner
 from fastgw.proxy.relay import MALFORMED_EVENTS, TAIL_BYTES, Relay
-from fastgw.wire.head import CHUNKED_BODY, LAST_CHUNK, UNTIL_CLOSE, BodyFramer
+from fastgw.wire.framing import BodyFramer
+from fastgw.wire.head import CHUNKED_BODY, LAST_CHUNK, UNTIL_CLOSE
 
 BAD = b"data: {bad\n\n"
 

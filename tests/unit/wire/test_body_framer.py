@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from fastgw.wire.head import CHUNKED_BODY, NO_BODY, UNTIL_CLOSE, BodyFramer
+from fastgw.wire.framing import BodyFramer
+from fastgw.wire.head import CHUNKED_BODY, NO_BODY, UNTIL_CLOSE
 
 
 def framer(body_bytes: int) -> BodyFramer:

@@ -49,7 +49,7 @@ class Recorder(ExchangeEvents):
         """Answer as an exchange does."""
         keep = self.connection.keeps_alive() if keep_alive is None else keep_alive
         self.connection.send(OK)
-        self.connection.finish(keep)
+        self.connection.finish(keep, self.connection.read_at)
 
 
 class Bench:
@@ -80,7 +80,7 @@ class Bench:
     def refuse(self, connection: ClientConnection, error: ClientError) -> None:
         self.refusals.append(error.status)
         connection.send(b"refused")
-        connection.finish(False)
+        connection.finish(False, connection.read_at)
 
     def feed(self, *pieces: bytes) -> None:
         for piece in pieces:
@@ -97,7 +97,7 @@ class Bench:
 
 def answer_at_once(connection: ClientConnection) -> None:
     connection.send(OK)
-    connection.finish(connection.keeps_alive())
+    connection.finish(connection.keeps_alive(), connection.read_at)
 
 
 # --- Requests ---------------------------------------------------------------------------------
@@ -431,7 +431,7 @@ def test_a_client_that_leaves_ends_its_exchange_once(data: bytes) -> None:
     assert bench.exchange.events.count("gone") == 1
     assert bench.listener.connections == set()
     bench.connection.send(b"x")
-    bench.connection.finish(True)
+    bench.connection.finish(True, bench.connection.read_at)
     bench.connection.abort()
     assert bench.transport.sent == b""
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import socket
 from collections.abc import Callable, Iterator
+from time import monotonic
 from typing import Any
 
 import pytest
@@ -81,8 +82,8 @@ def test_an_empty_pool_gives_nothing(make: Callable[..., Pool]) -> None:
 def test_the_last_one_in_is_the_first_one_out(make: Callable[..., Pool]) -> None:
     pool = make()
     first, second = connect(pool), connect(pool)
-    pool.give_back(first)
-    pool.give_back(second)
+    pool.give_back(first, monotonic())
+    pool.give_back(second, monotonic())
     assert not pool.busy
     assert pool.take(0.0) is second
     assert pool.take(0.0) is first
@@ -92,26 +93,26 @@ def test_the_last_one_in_is_the_first_one_out(make: Callable[..., Pool]) -> None
 def test_no_more_are_kept_than_the_pool_has_room_for(make: Callable[..., Pool]) -> None:
     pool = make(size=1)
     first, second = connect(pool), connect(pool)
-    pool.give_back(first)
-    pool.give_back(second)
+    pool.give_back(first, monotonic())
+    pool.give_back(second, monotonic())
     assert pool.idle == [first] and calls_of(second) == ["close"] and not pool.busy
 
 
 def test_a_connection_serves_so_many_requests_and_no_more(make: Callable[..., Pool]) -> None:
     pool = make(requests=2)
     connection = connect(pool)
-    pool.give_back(connection)
+    pool.give_back(connection, monotonic())
     assert pool.take(0.0) is connection
     connection.served = 2
-    pool.give_back(connection)
+    pool.give_back(connection, monotonic())
     assert not pool.idle and calls_of(connection) == ["close"]
 
 
 def test_a_closing_connection_is_passed_over(make: Callable[..., Pool]) -> None:
     pool = make()
     good, bad = connect(pool), connect(pool)
-    pool.give_back(good)
-    pool.give_back(bad)
+    pool.give_back(good, monotonic())
+    pool.give_back(bad, monotonic())
     bad.transport.calls.append("close")  # by its transport
     assert pool.take(0.0) is good
     assert pool.stale == 1 and not pool.idle and pool.busy == {good}
@@ -125,7 +126,7 @@ def test_a_connection_that_was_idle_for_long_is_looked_at_first(
     with ours, theirs:
         pool = make()
         connection = connect(pool, socket=ours)
-        pool.give_back(connection)
+        pool.give_back(connection, monotonic())
         if happened == "bytes":
             theirs.send(b"HTTP/1.1 408 Too late\r\n\r\n")
         elif happened == "end":
@@ -139,8 +140,8 @@ def test_a_connection_that_was_idle_for_long_is_looked_at_first(
 def test_what_was_idle_too_long_is_closed(make: Callable[..., Pool]) -> None:
     pool = make(idle_timeout_s=30.0)
     old, young = connect(pool), connect(pool)
-    pool.give_back(old)
-    pool.give_back(young)
+    pool.give_back(old, monotonic())
+    pool.give_back(young, monotonic())
     old.idle_since, young.idle_since = 100.0, 120.0
     pool.sweep(130.0)
     assert pool.idle == [old, young]
@@ -153,8 +154,8 @@ def test_what_was_idle_too_long_is_closed(make: Callable[..., Pool]) -> None:
 def test_a_flush_closes_everything_idle(make: Callable[..., Pool]) -> None:
     pool = make()
     idle, other, busy = connect(pool), connect(pool), connect(pool)
-    pool.give_back(idle)
-    pool.give_back(other)
+    pool.give_back(idle, monotonic())
+    pool.give_back(other, monotonic())
     pool.flush()
     assert pool.idle == [] and pool.busy == {busy}
     assert calls_of(idle) == calls_of(other) == ["abort"] and calls_of(busy) == []
@@ -163,17 +164,17 @@ def test_a_flush_closes_everything_idle(make: Callable[..., Pool]) -> None:
 def test_a_closed_pool_keeps_nothing(make: Callable[..., Pool]) -> None:
     pool = make()
     idle, busy = connect(pool), connect(pool)
-    pool.give_back(idle)
+    pool.give_back(idle, monotonic())
     pool.close()
     assert calls_of(idle) == ["close"] and calls_of(busy) == []
-    pool.give_back(busy)
+    pool.give_back(busy, monotonic())
     assert calls_of(busy) == ["close"] and not pool.idle and not pool.busy
 
 
 def test_an_aborted_pool_has_nothing_left(make: Callable[..., Pool]) -> None:
     pool = make()
     idle, busy = connect(pool), connect(pool)
-    pool.give_back(idle)
+    pool.give_back(idle, monotonic())
     pool.abort()
     assert calls_of(idle) == ["close"] and calls_of(busy) == ["abort"]
     assert not pool.idle and not pool.busy
