@@ -104,6 +104,7 @@ cdef class Exchange(ExchangeEvents):
     cdef _hold(self, bytes data, Py_ssize_t start, Py_ssize_t end, bint complete, double now)
     @cython.locals(relay=Relay, mask=int)
     cdef _hold_stream(self, bytes data, bint complete, double now)
+    cdef bytes _all_held(self, bytes newest)
     cdef _keep(self, bytes content)
     @cython.locals(node=NodeConnection, head=ResponseHead, piece=bytes, body=bytes, expects_json=bint)
     cdef _hold_whole(self, bytes data, bint complete, double now)
@@ -125,9 +126,9 @@ cdef class Exchange(ExchangeEvents):
     @cython.locals(node=NodeConnection)
     cdef _end_attempt_ignored(self, double now)
     @cython.locals(
-        node=NodeConnection, head=ResponseHead, relay=Relay, framing=cython.longlong, held=list, content=bytes
+        node=NodeConnection, head=ResponseHead, relay=Relay, framing=cython.longlong, out=bytes
     )
-    cdef _commit(self, bint complete, double now)
+    cdef _commit(self, bytes content, bint complete, double now)
     @cython.locals(node=NodeConnection)
     cdef _relay_first(self, bytes data, bint complete, double now)
     @cython.locals(plan=RoutePlan, link=NodeLink, own=bytes, attempts=int)
@@ -161,3 +162,4 @@ cdef class Exchange(ExchangeEvents):
 
 cdef int _READING, _CONNECTING, _WAITING, _HOLDING, _REFUSED, _RELAYING, _DONE
 cdef int _FIRST_CONTENT, _SILENT, _ERROR
+cdef int _NO_BODY, _CHUNKED_BODY, _UNTIL_CLOSE

@@ -65,6 +65,8 @@ _NODES_FAULT = {
 }
 _SILENT = int(EventKind.COMMENT | EventKind.BLANK)
 _ERROR = int(EventKind.ERROR)
+# As C integers, which imported names are not.
+_NO_BODY, _CHUNKED_BODY, _UNTIL_CLOSE = int(NO_BODY), int(CHUNKED_BODY), int(UNTIL_CLOSE)
 
 
 class Phase(IntEnum):
@@ -106,12 +108,12 @@ class Exchange(ExchangeEvents):
         self.started_at = now
         self.phase = _READING
         # The request
-        self.method = head.method
-        self.target = head.target
+        self.method = self.head.method
+        self.target = self.head.target
         self.extra: list[tuple[bytes, bytes]] | None = None  # header fields of plugins
         self.extra_drop: Any = None  # client fields that plugins took out
         self.consumer: str | None = None
-        self.body = HeldBody(exchanges)
+        self.body = HeldBody(self.exchanges)
         self.is_streaming_body = False  # too large to hold: goes through once
         self.body_complete = False
         self.facts: BodyFacts | None = None
@@ -129,7 +131,7 @@ class Exchange(ExchangeEvents):
         self.sent_at = 0.0
         self.share_deadline = 0.0  # of the attempt, by its share of the time left
         self.phase_deadline = 0.0
-        self.total_deadline = now + plan.total_s
+        self.total_deadline = now + self.plan.total_s
         self.is_hurried = False  # the caller waits for less than the route allows
         self.own_limit_s = 0.0  # the node's time for the phase, hurry aside
         self.node_stalled_at = 0.0
@@ -153,8 +155,8 @@ class Exchange(ExchangeEvents):
         self.answer: bytes | None = None  # the whole of an answer that was held, for the log
         self.records: tuple[tuple[str, str, int, float], ...] = ()
         self.note = ""
-        exchanges.live.add(self)
-        exchanges.started += 1
+        self.exchanges.live.add(self)
+        self.exchanges.started += 1
 
     def __repr__(self) -> str:
         return f"<Exchange {Phase(self.phase).name.lower()} attempts={self.attempts}>"
@@ -297,13 +299,13 @@ class Exchange(ExchangeEvents):
         self.phase_deadline = min(self.share_deadline, now + self.own_limit_s)
         body = self._render_body(link)
         if self.is_streaming_body:
-            length = self.head.content_length if self.head.content_length >= 0 else CHUNKED_BODY
+            length = self.head.content_length if self.head.content_length >= 0 else _CHUNKED_BODY
         elif body is not None:
             length = len(body)
         else:
             # A request of a method that may have a body says that it has none.
             length = (
-                0 if self.method == b"POST" or self.method == b"PUT" or self.method == b"PATCH" else NO_BODY
+                0 if self.method == b"POST" or self.method == b"PUT" or self.method == b"PATCH" else _NO_BODY
             )
         extra = link.own_over(self.extra) if self.extra is not None else None
         joined_body = None
@@ -401,7 +403,7 @@ class Exchange(ExchangeEvents):
             self.phase = _HOLDING
             self.answer_held = 0
             if head.is_event_stream:
-                framing = CHUNKED_BODY if self.head.minor_version == 1 else UNTIL_CLOSE
+                framing = _CHUNKED_BODY if self.head.minor_version == 1 else _UNTIL_CLOSE
                 self.relay = Relay(node.framer, framing, EventScanner())
             self.own_limit_s = plan.first_content_stream_s if self.wants_stream else plan.first_content_s
             self.phase_deadline = min(self.share_deadline, self.sent_at + self.own_limit_s)
@@ -411,10 +413,10 @@ class Exchange(ExchangeEvents):
     def _client_framing(self, head: ResponseHead) -> int:
         """How the client's body will be framed, if it is relayed."""
         if self.head.is_head or head.status == 204 or head.status == 304:
-            return NO_BODY
+            return _NO_BODY
         if not head.is_chunked and head.content_length >= 0:
             return head.content_length
-        return CHUNKED_BODY if self.head.minor_version == 1 else UNTIL_CLOSE
+        return _CHUNKED_BODY if self.head.minor_version == 1 else _UNTIL_CLOSE
 
     def _hold(self, data: bytes, start: int, end: int, complete: bool, now: float) -> None:
         """A success that has not shown content yet: nothing of it reaches the client."""
@@ -443,8 +445,7 @@ class Exchange(ExchangeEvents):
             self._failed(BadResponse("the provider's answer broke off"), now)
             return
         if mask & _FIRST_CONTENT:
-            self._keep(content)
-            self._commit(complete, now)
+            self._commit(content, complete, now)
             return
         if complete:
             self.node = None
@@ -454,7 +455,15 @@ class Exchange(ExchangeEvents):
             return  # a provider that only breathes: absorbed, it commits nothing
         self._keep(content)
         if self.answer_held > self.plan.uncommitted_bytes:
-            self._commit(False, now)
+            self._commit(b"", False, now)
+
+    def _all_held(self, newest: bytes) -> bytes:
+        """What was held, and the newest part; nothing is held any more."""
+        held, self.held = self.held, None
+        if held is None:
+            return newest
+        held.append(newest)
+        return b"".join(held)
 
     def _keep(self, content: bytes) -> None:
         """Hold a part of an answer that is not committed."""
@@ -471,10 +480,7 @@ class Exchange(ExchangeEvents):
         if complete:
             head = node.head
             assert head is not None
-            body = piece
-            if self.held is not None:
-                self.held.append(piece)
-                body = b"".join(self.held)
+            body = self._all_held(piece)
             expects_json = head.status != 204 and computes_answer(self.method, self.head.path)
             problem = answer_problem(body) if expects_json else None
             if problem is not None:
@@ -484,12 +490,11 @@ class Exchange(ExchangeEvents):
                 )
                 self._failed(error, now)
                 return
-            self.held = [body]
-            self._commit(True, now)
+            self._commit(body, True, now)
             return
         self._keep(piece)
         if self.answer_held > self.plan.hold_answer_bytes:
-            self._commit(False, now)
+            self._commit(b"", False, now)
 
     # --- Refusals -----------------------------------------------------------------------------
 
@@ -506,8 +511,7 @@ class Exchange(ExchangeEvents):
         node = self.node
         assert node is not None and node.head is not None
         head = node.head
-        body = b"".join(self.held or [])
-        self.held = [body]
+        body = self._all_held(b"")
         # By name: a C method is no callable of its own.
         outcome = classify(head.status, getattr(head, "get"), body)  # noqa: B009
         if (
@@ -519,7 +523,7 @@ class Exchange(ExchangeEvents):
             if lost is not None:
                 self._failed(lost, now)
             else:
-                self._commit(complete, now)
+                self._commit(body, complete, now)
             return
         self._node_done(complete)
         self.refusal = (head.status, head.get(b"content-type") or b"", body, outcome)
@@ -670,11 +674,13 @@ class Exchange(ExchangeEvents):
 
     # --- The commit ---------------------------------------------------------------------------
 
-    def _commit(self, complete: bool, now: float) -> None:
-        """The first content goes to the client. From here on nothing is attempted again."""
+    def _commit(self, content: bytes, complete: bool, now: float) -> None:
+        """The first content goes to the client. From here on nothing is attempted again.
+
+        ``content``: the newest part of what goes out, behind what was held.
+        """
         node = self.node
         assert node is not None
-        held = self.held
         self.phase = _RELAYING
         self.first_content_at = self.last_progress_at = now
         self.body.drop()
@@ -682,17 +688,14 @@ class Exchange(ExchangeEvents):
             self.attempt.answered(now)
         head = node.head
         assert head is not None
-        content = b""
-        if held is not None:
-            content = held[0] if len(held) == 1 else b"".join(held)
-        self.held = None
+        content = self._all_held(content)
         relay = self.relay
         if relay is None:
             framing = self._client_framing(head)
             if complete:
                 self.node = None
                 self.answer = content
-                if framing != NO_BODY:
+                if framing != _NO_BODY:
                     framing = len(content)
                 if len(content) <= JOIN_BYTES:
                     self._send_whole(self._render_head(head, framing, content), now)
@@ -704,7 +707,7 @@ class Exchange(ExchangeEvents):
                 return
             self.relay = relay = Relay(node.framer, framing, None)
         else:
-            framing = CHUNKED_BODY if relay.is_chunked else UNTIL_CLOSE
+            framing = _CHUNKED_BODY if relay.is_chunked else _UNTIL_CLOSE
             if complete:
                 out = self._render_head(head, framing, None)
                 self._finish_relay(out, content, now)
@@ -721,8 +724,7 @@ class Exchange(ExchangeEvents):
         """A plain answer commits with its head: nothing in it is looked at."""
         node = self.node
         assert node is not None
-        self._keep(node.framer.decoded(data))
-        self._commit(complete, now)
+        self._commit(node.framer.decoded(data), complete, now)
 
     def _render_head(self, head: ResponseHead, framing: int, content: bytes | None) -> bytes:
         """The answer's head, and ``content`` behind it."""
@@ -734,10 +736,10 @@ class Exchange(ExchangeEvents):
         if plan.shows_headers:
             own = link.adapted_lines if self.is_adapted else link.answer_lines
             attempts = self.attempts
-        self.ends_by_close = framing == UNTIL_CLOSE
+        self.ends_by_close = framing == _UNTIL_CLOSE
         self.keep_alive = not self.ends_by_close and self.client.keeps_alive()
         self.status = head.status
-        if framing == NO_BODY and head.content_length >= 0 and self.head.is_head:
+        if framing == _NO_BODY and head.content_length >= 0 and self.head.is_head:
             framing = head.content_length
         return plan.answer_template.render(
             head,
@@ -942,7 +944,7 @@ class Exchange(ExchangeEvents):
             # A plain node's error is its own: it is passed on as it was.
             is_head = self.head.is_head
             out = self._render_head(
-                self.refusal_head, NO_BODY if is_head else len(body), None if is_head else body
+                self.refusal_head, _NO_BODY if is_head else len(body), None if is_head else body
             )
             self.sent_bytes += len(out)
             self.client.send(out)

@@ -1,3 +1,9 @@
+cdef class ConnectionOwner:
+    cdef public long long unsolicited
+    cpdef give_back(self, connection, double now)
+    cpdef forget(self, connection)
+
+
 cdef class ExchangeEvents:
     cpdef on_request_read(self, bytes data, Py_ssize_t start, Py_ssize_t end, bint complete)
     cpdef on_client_gone(self)

@@ -1,16 +1,31 @@
-"""What the two kinds of connection tell the exchange that uses them.
+"""What the two kinds of connection tell the exchange that uses them, and a node's tells its pool.
 
-The connections know this class only; ``proxy.exchange`` implements it. One class for both
-sides, because an extension type has one base and one exchange listens to both.
+The connections know these classes only; ``proxy.exchange`` and ``wire.pool`` implement them. One
+class for both sides of an exchange, because an extension type has one base.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from ..errors import NodeError
     from .node_connection import NodeConnection
+
+
+class ConnectionOwner:
+    """What a node connection tells the pool that it belongs to."""
+
+    def __init__(self) -> None:
+        self.unsolicited = 0  # connections on which a node spoke without having been asked
+
+    def give_back(self, connection: Any, now: float) -> None:
+        """A connection whose answer was whole and which may serve again."""
+        raise NotImplementedError
+
+    def forget(self, connection: Any) -> None:
+        """The connection is closed."""
+        raise NotImplementedError
 
 
 class ExchangeEvents:

@@ -1,6 +1,10 @@
 from libc.stdint cimport uint8_t, uint16_t, uint32_t
 
 
+cdef enum:
+    INLINE_FIELDS = 22  # so that a head fits into Python's allocator for small objects
+
+
 cdef struct field_t:
     uint32_t name
     uint32_t value
@@ -37,7 +41,7 @@ cdef class Head:
     cdef Py_ssize_t field_count
     cdef Py_ssize_t capacity
     cdef field_t *fields
-    cdef field_t inline_fields[48]
+    cdef field_t inline_fields[INLINE_FIELDS]
 
     cdef field_t *_new_field(self) except NULL
     cdef Py_ssize_t _find(self, const char *name, Py_ssize_t length) noexcept

@@ -8,14 +8,13 @@ Source: RFC 9110 (fields, Host, Connection), RFC 9112 (message syntax, chunked c
 
 cimport cython
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
-from cpython.mem cimport PyMem_Free, PyMem_Malloc, PyMem_Realloc
+from cpython.mem cimport PyMem_Free, PyMem_Malloc
 from libc.stdint cimport uint64_t
 from libc.string cimport memchr, memcmp, memcpy
 
 from ..errors import BadResponse, ProtocolError
 
 cdef enum:
-    INLINE_FIELDS = 48
     MAX_NAME_BYTES = 256  # of one field's name
     MAX_FILTER_NAMES = 255
 
@@ -73,10 +72,10 @@ cdef inline Py_ssize_t value_end(const uint8_t *raw, Py_ssize_t at, Py_ssize_t e
     cdef uint64_t word, flipped
     while at + 8 <= end:
         memcpy(&word, raw + at, 8)
-        flipped = word ^ 0x7F7F7F7F7F7F7F7F
+        flipped = word ^ 0x7F7F7F7F7F7F7F7FULL
         if (
-            ((word - 0x2020202020202020) & ~word) | ((flipped - 0x0101010101010101) & ~flipped)
-        ) & 0x8080808080808080:
+            ((word - 0x2020202020202020ULL) & ~word) | ((flipped - 0x0101010101010101ULL) & ~flipped)
+        ) & 0x8080808080808080ULL:
             break
         at += 8
     while VCHAR[raw[at]]:

@@ -1,6 +1,6 @@
 import cython
 
-from .events cimport ExchangeEvents
+from .events cimport ConnectionOwner, ExchangeEvents
 from .framing cimport BodyFramer
 from .head cimport Limits, ResponseHead, joined, part, scan_response
 from .tls cimport TlsSession
@@ -11,7 +11,7 @@ cdef class _Base:
 
 
 cdef class NodeConnection(_Base):
-    cdef public object pool
+    cdef public ConnectionOwner pool
     cdef public TlsSession tls
     cdef public Limits limits
     cdef public object transport
@@ -53,6 +53,7 @@ cdef class NodeConnection(_Base):
         begin=Py_ssize_t,
         start=Py_ssize_t,
         end=Py_ssize_t,
+        is_begun=bint,
         has_body=bint,
         head=ResponseHead,
         exchange=ExchangeEvents,

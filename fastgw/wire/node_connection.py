@@ -11,18 +11,15 @@ import asyncio
 import select
 from enum import IntEnum
 from time import monotonic
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import httptools
 
 from ..errors import BadResponse, ConnectionLost, NodeError, Retryable
-from .events import ExchangeEvents
+from .events import ConnectionOwner, ExchangeEvents
 from .framing import BodyFramer
 from .head import CHUNKED_BODY, NO_BODY, UNTIL_CLOSE, Limits, ResponseHead, joined, part, scan_response
 from .tls import TlsSession
-
-if TYPE_CHECKING:
-    from .pool import Pool
 
 WRITE_HIGH = 256 * 1024
 WRITE_LOW = 32 * 1024
@@ -49,7 +46,7 @@ class _Base:
 class NodeConnection(_Base, asyncio.Protocol):
     """The client side of one connection to a node. It belongs to one pool."""
 
-    def __init__(self, pool: Pool, tls: TlsSession | None, limits: Limits) -> None:
+    def __init__(self, pool: ConnectionOwner, tls: TlsSession | None, limits: Limits) -> None:
         self.pool = pool
         self.tls = tls
         self.limits = limits
@@ -308,7 +305,8 @@ class NodeConnection(_Base, asyncio.Protocol):
         framer = self.framer
         # Only what the node sent is judged here: what the exchange makes of it is called outside.
         try:
-            if self.head is not None:
+            is_begun = self.head is not None
+            if is_begun:
                 start = 0
                 end = framer.feed(data, 0)
                 if self.is_validated and end:

@@ -1,9 +1,10 @@
 import cython
 
+from .events cimport ConnectionOwner
 from .node_connection cimport NodeConnection
 
 
-cdef class Pool:
+cdef class Pool(ConnectionOwner):
     cdef public object resolver
     cdef public str host
     cdef public int port
@@ -18,12 +19,12 @@ cdef class Pool:
     cdef public set dials
     cdef public long long opened
     cdef public long long reused
-    cdef public long long unsolicited
     cdef public long long stale
     cdef public bint is_closed
     cdef object __weakref__
 
     @cython.locals(connection=NodeConnection)
     cpdef NodeConnection take(self, double now)
-    cpdef give_back(self, NodeConnection connection, double now)
-    cpdef forget(self, NodeConnection connection)
+    @cython.locals(given=NodeConnection)
+    cpdef give_back(self, connection, double now)
+    cpdef forget(self, connection)

@@ -13,7 +13,7 @@ from typing import Any
 
 from ..errors import ConnectFailed, NodeError
 from .dialer import dial
-from .events import ExchangeEvents
+from .events import ConnectionOwner, ExchangeEvents
 from .head import Limits
 from .node_connection import NodeConnection
 from .resolver import Resolver
@@ -44,7 +44,7 @@ class Dial:
             self.task.cancel()
 
 
-class Pool:
+class Pool(ConnectionOwner):
     """All connections to one node."""
 
     def __init__(
@@ -58,6 +58,7 @@ class Pool:
         settings: PoolSettings | None = None,
         limits: Limits | None = None,
     ) -> None:
+        super().__init__()
         self.resolver = resolver
         self.host = host
         self.port = port
@@ -73,7 +74,6 @@ class Pool:
         self.dials: set[Dial] = set()
         self.opened = 0
         self.reused = 0
-        self.unsolicited = 0
         self.stale = 0
         self.is_closed = False
 
@@ -95,19 +95,18 @@ class Pool:
             connection.abort()
         return None
 
-    def give_back(self, connection: NodeConnection, now: float) -> None:
-        """A connection whose answer was whole and which may serve again."""
-        self.busy.discard(connection)
-        if self.is_closed or len(self.idle) >= self.max_idle or connection.served >= self.max_requests:
-            connection.close()
+    def give_back(self, connection: Any, now: float) -> None:
+        given: NodeConnection = connection
+        self.busy.discard(given)
+        if self.is_closed or len(self.idle) >= self.max_idle or given.served >= self.max_requests:
+            given.close()
             return
-        if connection.tls is not None:
-            connection.tls.save_session()
-        connection.idle_since = now
-        self.idle.append(connection)
+        if given.tls is not None:
+            given.tls.save_session()
+        given.idle_since = now
+        self.idle.append(given)
 
-    def forget(self, connection: NodeConnection) -> None:
-        """The connection is closed."""
+    def forget(self, connection: Any) -> None:
         self.busy.discard(connection)
         if connection in self.idle:
             self.idle.remove(connection)
