@@ -17,6 +17,7 @@ COMPILED = (
     "fastgw/llm/sse.py",
     "fastgw/wire/head.pyx",
     "fastgw/wire/framing.pyx",
+    "fastgw/wire/outlet.pyx",
     "fastgw/wire/events.py",
     "fastgw/wire/client_connection.py",
     "fastgw/wire/node_connection.py",

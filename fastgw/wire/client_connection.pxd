@@ -3,6 +3,7 @@ import cython
 from .events cimport ExchangeEvents
 from .framing cimport BodyFramer
 from .head cimport Limits, RequestHead, joined, part, scan_request
+from .outlet cimport Outlet
 
 
 cdef class Listener:
@@ -27,6 +28,7 @@ cdef class ClientConnection(_Base):
     cdef public Listener listener
     cdef public Limits limits
     cdef public object transport
+    cdef public Outlet outlet
     cdef public ExchangeEvents exchange
     cdef public RequestHead head
     cdef public BodyFramer framer

@@ -22,6 +22,7 @@ from ..errors import ClientError, ClientTimeout, ProtocolError
 from .events import ExchangeEvents
 from .framing import BodyFramer
 from .head import CHUNKED_BODY, Limits, RequestHead, joined, part, scan_request
+from .outlet import Outlet
 
 PIPELINE_BYTES = 64 * 1024  # of further requests, read while one is being answered
 LINGER_BYTES = 256 * 1024  # of a refused body, read so that the client can read its answer
@@ -114,6 +115,7 @@ class ClientConnection(_Base, asyncio.Protocol):
         self.listener = listener
         self.limits = listener.limits
         self.transport: Any = None
+        self.outlet: Outlet = None  # type: ignore[assignment]  # from connection_made on
         self.exchange: ExchangeEvents | None = None
         self.head: RequestHead | None = None
         self.framer = BodyFramer()
@@ -139,6 +141,7 @@ class ClientConnection(_Base, asyncio.Protocol):
     def connection_made(self, transport: Any) -> None:
         listener = self.listener
         self.transport = transport
+        self.outlet = Outlet(transport)
         listener.accepted += 1
         if len(listener.connections) >= listener.max_connections:
             listener.refused_connections += 1
@@ -161,6 +164,7 @@ class ClientConnection(_Base, asyncio.Protocol):
         self.state = _CLOSED
         self.deadline = 1e18
         self.listener.connections.discard(self)
+        self.outlet.lost()
         self.parser = None  # it refers back to this object
         self.buffer = b""
         exchange, self.exchange = self.exchange, None
@@ -187,7 +191,7 @@ class ClientConnection(_Base, asyncio.Protocol):
     def _set_closed(self) -> None:
         """Nothing more is read or written; what was written has a while to be sent."""
         self.state = _CLOSED
-        self.unsent = self.transport.get_write_buffer_size()
+        self.unsent = self.outlet.unsent()
         self.deadline = monotonic() + FLUSH_S
 
     def abort(self) -> None:
@@ -357,7 +361,7 @@ class ClientConnection(_Base, asyncio.Protocol):
             self._refuse(ClientTimeout())
         elif self.state == _LINGERING or self.state == _CLOSED:
             # The client may still be reading the end of its answer, slowly.
-            unsent = self.transport.get_write_buffer_size()
+            unsent = self.outlet.unsent()
             if unsent == 0 or (self.unsent and unsent >= self.unsent):
                 self.abort()
             else:
@@ -401,12 +405,12 @@ class ClientConnection(_Base, asyncio.Protocol):
         """Write bytes of the answer; nothing happens on a closed connection."""
         if self.state < _LINGERING:
             self.answer_begun = True
-            self.transport.write(data)
+            self.outlet.write(data)
 
     def send_interim(self, data: bytes) -> None:
         """Write a 1xx answer: the answer itself is still to come."""
         if self.state < _LINGERING and not self.answer_begun:
-            self.transport.write(data)
+            self.outlet.write(data)
 
     def keeps_alive(self) -> bool:
         """May this connection serve another request after the current one?"""

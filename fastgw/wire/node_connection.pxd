@@ -3,6 +3,7 @@ import cython
 from .events cimport ConnectionOwner, ExchangeEvents
 from .framing cimport BodyFramer
 from .head cimport Limits, ResponseHead, joined, part, scan_response
+from .outlet cimport Outlet
 from .tls cimport TlsSession
 
 
@@ -15,6 +16,7 @@ cdef class NodeConnection(_Base):
     cdef public TlsSession tls
     cdef public Limits limits
     cdef public object transport
+    cdef public Outlet outlet
     cdef public ExchangeEvents exchange
     cdef public ResponseHead head
     cdef public BodyFramer framer

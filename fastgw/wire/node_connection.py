@@ -19,6 +19,7 @@ from ..errors import BadResponse, ConnectionLost, NodeError, Retryable
 from .events import ConnectionOwner, ExchangeEvents
 from .framing import BodyFramer
 from .head import CHUNKED_BODY, NO_BODY, UNTIL_CLOSE, Limits, ResponseHead, joined, part, scan_response
+from .outlet import Outlet
 from .tls import TlsSession
 
 WRITE_HIGH = 256 * 1024
@@ -51,6 +52,7 @@ class NodeConnection(_Base, asyncio.Protocol):
         self.tls = tls
         self.limits = limits
         self.transport: Any = None
+        self.outlet: Outlet = None  # type: ignore[assignment]  # from connection_made on
         self.exchange: ExchangeEvents | None = None
         self.head: ResponseHead | None = None
         self.framer = BodyFramer()
@@ -79,13 +81,14 @@ class NodeConnection(_Base, asyncio.Protocol):
 
     def connection_made(self, transport: Any) -> None:
         self.transport = transport
+        self.outlet = Outlet(transport)
         transport.set_write_buffer_limits(WRITE_HIGH, WRITE_LOW)
         self.parser = httptools.HttpResponseParser(self)
         self.born = self.idle_since = monotonic()
         if self.tls is None:
             self.state = _IDLE
         else:
-            transport.write(self.tls.start())
+            self.outlet.write(self.tls.start())
 
     async def wait_established(self) -> None:
         """Wait for the TLS handshake. Raises TlsFailed or ConnectionLost."""
@@ -110,7 +113,7 @@ class NodeConnection(_Base, asyncio.Protocol):
             return False
         out = tls.outgoing()
         if out:
-            self.transport.write(out)
+            self.outlet.write(out)
         if done:
             self.state = _IDLE
             if self.waiter is not None and not self.waiter.done():
@@ -121,7 +124,7 @@ class NodeConnection(_Base, asyncio.Protocol):
         assert self.tls is not None
         alert = self.tls.outgoing()
         if alert:
-            self.transport.write(alert)
+            self.outlet.write(alert)
 
     def _opening_failed(self, error: NodeError) -> None:
         self.state = _CLOSED
@@ -139,6 +142,7 @@ class NodeConnection(_Base, asyncio.Protocol):
 
     def connection_lost(self, error: Exception | None) -> None:
         self._ended(error)
+        self.outlet.lost()
         self.parser = self.transport = None  # they refer back to this object
         self.is_paused = False
 
@@ -191,7 +195,7 @@ class NodeConnection(_Base, asyncio.Protocol):
             if self.tls is not None and not self.is_paused:
                 goodbye = self.tls.shutdown()
                 if goodbye:
-                    self.transport.write(goodbye)
+                    self.outlet.write(goodbye)
             self.transport.close()
 
     # --- A request ----------------------------------------------------------------------------
@@ -232,7 +236,7 @@ class NodeConnection(_Base, asyncio.Protocol):
             except NodeError as error:
                 self._fail(error)
                 return
-        self.transport.write(data)
+        self.outlet.write(data)
 
     def pause_writing(self) -> None:
         self.is_paused = True
@@ -264,7 +268,7 @@ class NodeConnection(_Base, asyncio.Protocol):
                 return
             out = tls.outgoing()  # a key update, an alert
             if out:
-                self.transport.write(out)
+                self.outlet.write(out)
             if not data:
                 if tls.at_eof:
                     self._said_goodbye()
@@ -289,7 +293,7 @@ class NodeConnection(_Base, asyncio.Protocol):
         assert self.tls is not None
         goodbye = self.tls.shutdown()
         if goodbye:
-            self.transport.write(goodbye)
+            self.outlet.write(goodbye)
         self.transport.close()
 
     def _fail(self, error: NodeError) -> None:
@@ -414,7 +418,7 @@ class NodeConnection(_Base, asyncio.Protocol):
 
     def _is_unsent(self) -> bool:
         """Is some of the request still on its way? Then the node answered early."""
-        return bool(self.transport.get_write_buffer_size())
+        return bool(self.outlet.unsent())
 
     # --- Reading on and off -------------------------------------------------------------------
 

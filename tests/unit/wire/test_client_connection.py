@@ -576,6 +576,7 @@ def test_a_client_that_does_not_take_the_end_of_its_answer_is_cut_off(clock: Clo
     bench.feed(POST + (b"he" if how == "linger" else b"hello"))
     bench.transport.unsent = 5000
     if how == "unclean":
+        bench.connection.send(b"half of it")
         bench.connection.end_unclean(False)
     else:
         bench.exchange.answer(keep_alive=False)

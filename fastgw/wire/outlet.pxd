@@ -1,0 +1,11 @@
+"""C types of outlet.pyx."""
+
+
+cdef class Outlet:
+    cdef object transport
+    cdef int fd
+    cdef bint is_waiting  # something may wait in the transport
+
+    cpdef write(self, bytes data)
+    cpdef lost(self)
+    cpdef Py_ssize_t unsent(self) except -1
