@@ -417,6 +417,12 @@ class Gateway:
         }
 
 
+def try_to_build(config: Config, settings: Settings) -> None:
+    """Build a configuration and throw it away: whether it can be, without a loop. Raises ConfigError."""
+    resolver = Resolver(connect_to=(*settings.connect_to, *config.process.connect_to))
+    Builder(resolver, SharedState().node_table(), ca_file=settings.ca_file).build(config, None, number=1)
+
+
 def usage_in(exchange: Exchange) -> Usage:
     """What the answer of a finished exchange said it cost; read for the log only."""
     if not exchange.plan.is_llm or not 200 <= exchange.status < 300:

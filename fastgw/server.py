@@ -9,9 +9,11 @@ import os
 import signal
 import socket
 import stat
+import sys
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from time import monotonic
+from typing import Any
 
 from .errors import FastgwError
 from .wire.client_connection import Listener
@@ -132,6 +134,15 @@ def _open(
     return sock
 
 
+def remove_path(address: Address) -> None:
+    """Remove the name of a socket that nobody listens at any more; TCP has none."""
+    if address.path:
+        try:
+            os.unlink(address.path)
+        except FileNotFoundError:
+            pass
+
+
 def _remove_stale_socket(path: str) -> None:
     """Remove the socket a dead process left; one that answers is in use."""
     try:
@@ -211,11 +222,8 @@ class _Listening:
     def close(self) -> None:
         self.server.close()
         self.listener.drain()
-        if self.address.path and not self.is_inherited:
-            try:
-                os.unlink(self.address.path)
-            except FileNotFoundError:
-                pass
+        if not self.is_inherited:
+            remove_path(self.address)
 
 
 class Server:
@@ -247,7 +255,9 @@ class Server:
             sock = open_socket(address)
         loop = asyncio.get_running_loop()
         if sock.family == socket.AF_UNIX:
-            server = await loop.create_unix_server(listener.make_connection, sock=sock)
+            # The path is removed by who made it, not by every process that stops listening there.
+            options: dict[str, Any] = {"cleanup_socket": False} if sys.version_info >= (3, 13) else {}
+            server = await loop.create_unix_server(listener.make_connection, sock=sock, **options)
         else:
             server = await loop.create_server(listener.make_connection, sock=sock, backlog=BACKLOG)
             if address.fd < 0:

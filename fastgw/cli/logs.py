@@ -9,6 +9,7 @@ import json
 import logging
 import os
 import re
+import select
 import sys
 import threading
 import time
@@ -78,16 +79,24 @@ FORMATTERS: Final[dict[str, Callable[[], logging.Formatter]]] = {"text": TextFor
 
 
 class StderrHandler(logging.Handler):
-    """Hands finished lines to a thread that writes them to standard error."""
+    """Hands finished lines to a thread that writes them to standard error.
+
+    While ``is_direct`` there is no thread, so that the process can fork: a line is written at once,
+    or dropped if it would have to wait.
+    """
 
     def __init__(self) -> None:
         super().__init__()
+        self.is_direct = False
         self.dropped = 0
         self._queue: SimpleQueue[str | threading.Event] = SimpleQueue()
         self._thread: threading.Thread | None = None
 
     def emit(self, record: logging.LogRecord) -> None:
         try:
+            if self.is_direct:
+                self._write_if_taken(self.format(record))
+                return
             if self._queue.qsize() >= MAX_WAITING:
                 self.dropped += 1
                 return
@@ -106,6 +115,14 @@ class StderrHandler(logging.Handler):
                 item.set()
             else:
                 self._write(item)
+
+    def _write_if_taken(self, line: str) -> None:
+        poller = select.poll()
+        poller.register(2, select.POLLOUT)
+        if poller.poll(0):
+            self._write(line)
+        else:
+            self.dropped += 1
 
     @staticmethod
     def _write(line: str) -> None:
@@ -140,6 +157,13 @@ def configure(level: str, form: str) -> None:
         logging.raiseExceptions = False
     _handler.setFormatter(FORMATTERS[form]())
     logging.getLogger("fastgw").setLevel(level.upper())
+
+
+def write_directly(is_direct: bool) -> None:
+    """From now on, write without a thread (or with one again). For a process that forks: before its
+    first line, and in each child."""
+    assert _handler is not None, "configure comes first"
+    _handler.is_direct = is_direct
 
 
 def close(timeout_s: float = 2.0) -> None:

@@ -106,7 +106,7 @@ def test_a_variable_stands_for_a_flag_and_the_flag_wins(seen: list[Any]) -> None
         (("--connect-to", "a:1:b"), "expected HOST:PORT:HOST2:PORT2"),
         (("--drain", "-1"), "not in the range"),
         (("--ca-file", "/no/such/file.pem"), "does not exist"),
-        (("--workers", "2"), "more than 1 is not supported yet"),
+        (("--workers", "65"), "not in the range"),
         (("--admin-token", "secret"), "No such option"),
     ],
 )
