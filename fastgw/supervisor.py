@@ -248,17 +248,20 @@ class Supervisor:
         return self.exit_code
 
     def tell(self, word: str, payload: bytes = b"", *, role: Role | None = None) -> None:
-        """Send one child, or each, a message. One that takes none is not alive any more."""
+        """Send one child, or each, a message. One that cannot be told is replaced: it would know less
+        than the others."""
         for child in [role] if role is not None else self.roles:
             if child.channel is None:
                 continue
             try:
                 child.channel.send(word, payload)
-            except BlockingIOError:
-                logger.error("%s (pid %d) reads no messages: killing it", child.name, child.pid)
-                self._kill(child, signal.SIGKILL)
-            except OSError:
+            except ConnectionError:
                 pass  # it has died: SIGCHLD is on its way
+            except OSError as error:  # BlockingIOError: it reads nothing
+                logger.error(
+                    "%s (pid %d) cannot be told %s (%s)", child.name, child.pid, word, error.strerror
+                )
+                self._kill(child, signal.SIGKILL)
 
     def _has_children(self) -> bool:
         return any(role.pid for role in self.roles)

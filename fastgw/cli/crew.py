@@ -50,7 +50,7 @@ HANG_LIMIT_S = 10.0
 
 def run(config: Config, source: Source) -> Exit:
     """Run until a signal ends it; returns the exit code. Says on standard error what is wrong."""
-    logs.write_directly(True)  # a process with a thread cannot be forked safely
+    logs.before_forks()  # a process with a thread cannot be forked safely
     crew = _Crew(config, source)
     try:
         crew.prepare()
@@ -159,7 +159,7 @@ class _Crew:
         )
 
     def _be_worker(self, number: int, channel: Channel) -> int:
-        logs.write_directly(False)
+        logs.after_fork(f"worker {number}")
         inherited = []
         for listening in self._all_listening():
             sock = listening.of_worker(number)
@@ -182,7 +182,7 @@ class _Crew:
         )
 
     def _be_simulator(self, channel: Channel) -> int:
-        logs.write_directly(False)
+        logs.after_fork("simulated providers")
         self._close_sockets()
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             runner.run(self._simulate(channel))

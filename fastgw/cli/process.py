@@ -289,7 +289,7 @@ class Process:
             if message is None:
                 asyncio.get_running_loop().remove_reader(channel.fileno())
                 if not self._asked_to_end.is_set():
-                    logger.error("the supervisor is gone: worker %d ends too", self._post.shared.worker)
+                    logger.error("the supervisor is gone: ending")
                     self._end()
                 return
             if message.word == DRAIN:
@@ -305,12 +305,10 @@ class Process:
         """Swap in the configuration that all workers are to have."""
         number, origin, config = unpack_reload(payload)
         gateway = self._gateway
-        if self._asked_to_end.is_set() or gateway is None:
+        # Nothing is heard before the gateway has started: until then its loop does nothing else.
+        assert self._post is not None and gateway is not None and gateway.generation is not None
+        if self._asked_to_end.is_set():
             return
-        if gateway.generation is None:
-            self._config = config  # it comes before the first one was built
-            return
-        assert self._post is not None
         if origin == self._post.shared.worker and config == gateway.generation.config:
             return  # it was this worker that was asked to load it
         logs.configure(config.process.log_level or "info", self._config.process.log_format or "text")

@@ -159,6 +159,22 @@ def test_more_nodes_than_there_is_room_for_are_refused_with_the_figure(tmp_path:
     assert "2000 nodes in all upstreams: there is room for 1024" in process.err
 
 
+def test_the_supervisor_has_one_thread_and_sleeps_while_workers_serve(workers: Workers, node: Node) -> None:
+    def status() -> dict[str, str]:
+        lines = Path(f"/proc/{workers.pid}/status").read_text().splitlines()
+        return dict(line.split(":\t", 1) for line in lines)
+
+    connections = workers.one_of_each()
+    before, begun = status(), monotonic()
+    for _ in range(150):
+        for connection in connections:
+            assert connection.ask() == 200
+    after, took = status(), monotonic() - begun
+    assert before["Threads"] == after["Threads"] == "1"
+    woken = int(after["voluntary_ctxt_switches"]) - int(before["voluntary_ctxt_switches"])
+    assert woken <= 5 + 2 * took  # it looks for hanging workers every 2.5 s
+
+
 # --- One truth about health -------------------------------------------------------------------
 
 
@@ -368,7 +384,7 @@ def test_workers_end_when_the_supervisor_is_killed(workers: Workers, node: Node)
     assert len(left) == 2
     workers.process.send(signal.SIGKILL)
     workers.process.popen.wait(PATIENCE_S)
-    workers.process.saw(r"the supervisor is gone: worker 0 ends too[^\0]*draining: requests in flight: 1")
+    workers.process.saw(r"worker \d: the supervisor is gone[^\0]*draining: requests in flight: 1")
     go_on.set()
     for thread in threads:
         thread.join(PATIENCE_S)
