@@ -41,7 +41,7 @@ from fastgw.errors import FastgwError
 from fastgw.gateway import Settings, try_to_build
 from fastgw.server import Address, ListenFailed, open_sockets, remove_path
 from fastgw.shared_state import SharedState, Undertaker
-from fastgw.supervisor import READY, Channel, Message, Role, Supervisor
+from fastgw.supervisor import DRAIN, READY, STOP, Channel, Message, Role, Supervisor
 
 logger = logging.getLogger("fastgw.crew")
 
@@ -61,6 +61,9 @@ def run(config: Config, source: Source) -> Exit:
         return refused(error)
     try:
         return Exit(crew.run())
+    except Exception:
+        logger.exception("the supervisor ended by a fault of its own")
+        return Exit.FAILURE
     finally:
         logs.close()
 
@@ -194,13 +197,20 @@ class _Crew:
             simulator = await start_simulator(self._simulated)
             undo.push_async_callback(simulator.close)
             ended = asyncio.Event()
-            # Whatever is said, or that nobody is there to say it, is the end.
-            asyncio.get_running_loop().add_reader(channel.fileno(), ended.set)
+
+            def hear() -> None:
+                message = channel.receive()
+                if message is None or message.word in (DRAIN, STOP):
+                    loop.remove_reader(channel.fileno())
+                    ended.set()
+
+            loop = asyncio.get_running_loop()
+            loop.add_reader(channel.fileno(), hear)
             channel.send(READY, pickle.dumps(Simulated.of(simulator)))
             await ended.wait()
-            asyncio.get_running_loop().remove_reader(channel.fileno())
 
     def _hear_simulator(self, message: Message) -> None:
+        """It is ready, and says where: workers that are started from now on must know."""
         self._simulated = pickle.loads(message.payload)
 
     # --- What it is told ----------------------------------------------------------------------

@@ -399,8 +399,12 @@ def test_simulated_providers_outlive_workers_and_end_with_the_supervisor(tmp_pat
             os.kill(workers.pids()[number], signal.SIGKILL)
             wait_until(lambda: len(workers.children()) == 3, "it is back")
         assert ask(workers.address)[0] == 200
-        # They come back themselves, to the same place.
         (providers,) = set(workers.children()) - set(workers.pids().values())
+        workers.process.send(signal.SIGUSR1)
+        workers.process.saw(r"reopened the access log[^\0]*reopened the access log")
+        assert ask(workers.address)[0] == 200
+        assert providers in workers.children()
+        # They come back themselves, to the same place.
         os.kill(providers, signal.SIGKILL)
         workers.process.saw(rf"simulated providers \(pid {providers}\) was killed by SIGKILL")
         wait_until(lambda: ask(workers.address)[0] == 200, "the providers are back")
