@@ -91,9 +91,11 @@ def test_flags_become_values(seen: list[Any]) -> None:
 def test_a_variable_stands_for_a_flag_and_the_flag_wins(seen: list[Any]) -> None:
     invoke("run", FASTGW_LISTEN="127.0.0.1:1 unix:/run/a.sock", FASTGW_CONFIG="env.yaml")
     invoke("run", "--listen", "127.0.0.1:2", FASTGW_LISTEN="127.0.0.1:1")
+    invoke("run", FASTGW_WORKERS="4", FASTGW_WORKER_TIMEOUT="2")
     assert seen == [
         Overrides(file="env.yaml", listen=("127.0.0.1:1", "unix:/run/a.sock")),
         Overrides(listen=("127.0.0.1:2",)),
+        Overrides(workers=4, worker_timeout_s=2.0),
     ]
 
 
