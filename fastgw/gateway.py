@@ -1,9 +1,8 @@
-"""The composition root: from a configuration to routes, upstreams and connections.
+"""The composition root: a configuration's objects, listening, sweeping, probing and reloading.
 
-Only this module knows both the configuration and the objects. A configuration is built whole
-beside the running one, as a ``Generation``, and swapped in one assignment; requests in flight
-finish on the generation they began with. Nodes that did not change keep their health and their
-idle connections.
+A configuration is built whole beside the running one, as a ``Generation``, and swapped in one
+assignment; requests in flight finish on the generation they began with. Nodes that did not change
+keep their health and their idle connections.
 """
 
 from __future__ import annotations
@@ -12,82 +11,31 @@ import asyncio
 import gc
 import logging
 import os
+import socket
 import time
-from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
 from time import monotonic
 from typing import Any
-from urllib.parse import urlencode
 
-from ._core import Node
 from .access_log import AccessLog, Entry
-from .balancing.deadlines import Deadlines
-from .balancing.health import HealthPolicy, Thresholds
-from .balancing.upstream import Upstream
-from .config.model import (
-    ActiveCheck,
-    Config,
-    NodeConfig,
-    PluginConfig,
-    Profile,
-    RouteConfig,
-    Timeouts,
-    UpstreamConfig,
-)
-from .errors import ConfigError, FastgwError
-from .llm.dialect import ModelMap
+from .config.model import Config, Profile
+from .errors import FastgwError
+from .generation import Builder, Generation
 from .llm.usage import Usage, usage_of
-from .plugins.key_auth import KeyAuth
-from .plugins.proxy_rewrite import ProxyRewrite
 from .proxy.exchange import Exchange
 from .proxy.exchanges import Exchanges
 from .proxy.phases import Dispatcher
-from .proxy.plan import NodeLink, RoutePlan
-from .proxy.probe import ProbedNode, Prober, ProbeSettings, probe_request
-from .routing import Route, RouteTable
 from .server import Address, Server, Ticker
+from .shared_state import SharedState
 from .wire.client_connection import ClientConnection, Listener
-from .wire.head import Limits, RequestHead, RequestTemplate
-from .wire.pool import Pool, PoolSettings
+from .wire.head import Limits, RequestHead
+from .wire.pool import Pool
 from .wire.resolver import Resolver
-from .wire.tls import TlsContext
 
 logger = logging.getLogger("fastgw.gateway")
 
-# What of a client's request does not go to a node unless the route says ``passthrough``.
-CREDENTIALS = (
-    b"authorization",
-    b"api-key",
-    b"x-api-key",
-    b"x-goog-api-key",
-    b"cookie",
-    b"openai-organization",
-    b"openai-project",
-)
-# What of it goes to an LLM provider at all.
-LLM_REQUEST_FIELDS = (
-    b"accept",
-    b"accept-language",
-    b"content-type",
-    b"idempotency-key",
-    b"openai-beta",
-    b"traceparent",
-    b"tracestate",
-    b"user-agent",
-    b"x-client-request-id",
-    b"x-request-id",
-)
-OWN_FIELDS = (b"x-fastgw-upstream", b"x-fastgw-attempts", b"x-fastgw-request-id", b"x-fastgw-adapted")
-# What of a provider's answer does not reach the client: it identifies us, or ties tenants.
-LLM_ANSWER_FIELDS = (
-    b"alt-svc",
-    b"openai-organization",
-    b"openai-project",
-    b"server",
-    b"set-cookie",
-    b"strict-transport-security",
-    b"via",
-)
+ELECTION_S = 0.5  # between two attempts of a worker to become the one that probes
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,33 +49,6 @@ class Settings:
     forwards_simulator_fields: bool = False  # the upstreams are the built-in simulation
 
 
-@dataclass(slots=True)
-class BuiltUpstream:
-    """One upstream of a generation."""
-
-    config: UpstreamConfig
-    upstream: Upstream
-    pools: tuple[Pool, ...]
-    prober: Prober | None
-    probe_pools: tuple[Pool, ...] = ()
-    route_ids: list[str] = field(default_factory=list)
-
-
-@dataclass(slots=True)
-class Generation:
-    """One configuration, built."""
-
-    number: int
-    config: Config
-    table: RouteTable
-    upstreams: dict[str, BuiltUpstream]
-    nodes: dict[tuple[str, str, int], Node]
-    pools: dict[tuple[Any, ...], Pool]
-
-    def __repr__(self) -> str:
-        return f"<Generation {self.number} routes={len(self.table.routes)} upstreams={len(self.upstreams)}>"
-
-
 class Gateway:
     """A whole gateway in one process.
 
@@ -136,6 +57,10 @@ class Gateway:
         settings: addresses and the like.
         reload_config: loads the configuration again; raises ConfigError. None: reload is refused.
         access_log: where finished requests are written, or None.
+        shared: what it shares with other workers; None: nothing.
+        inherited: listening sockets that were made for it, by the address that was asked for.
+        announce_reload: told of every configuration that ``reload`` has swapped in.
+        number: of the first generation.
     """
 
     def __init__(
@@ -145,18 +70,25 @@ class Gateway:
         *,
         reload_config: Callable[[], Config] | None = None,
         access_log: AccessLog | None = None,
+        shared: SharedState | None = None,
+        inherited: Iterable[tuple[Address, socket.socket]] = (),
+        announce_reload: Callable[[Config], None] | None = None,
+        number: int = 1,
     ) -> None:
         process = config.process
         self.settings = settings or Settings()
         self.reload_config = reload_config
         self.access_log = access_log
-        self.server = Server()
+        self.shared = shared or SharedState()
+        self.announce_reload = announce_reload
+        self.server = Server(inherited)
         self.addresses: list[Address] = []
         self.started_at = time.time()
         self.last_reload_ok = True
         self.last_reload_error = ""
         self.reloads = 0
         self.is_draining = False
+        self.is_prober = False  # the one of all workers that probes
         self.answered = 0
         self.exchanges = Exchanges(
             self._on_finished,
@@ -165,7 +97,9 @@ class Gateway:
             max_body_bytes=process.max_body_bytes,
         )
         self._config = config
-        self._contexts: dict[str | None, tuple[tuple[int, ...], TlsContext]] = {}
+        self._first_number = number
+        self._builder: Builder | None = None
+        self._election_due = 0.0
         self.resolver: Resolver | None = None
         self.generation: Generation | None = None
         self.dispatcher: Dispatcher | None = None
@@ -186,7 +120,13 @@ class Gateway:
         config = self._config
         process = config.process
         self.resolver = Resolver(connect_to=(*self.settings.connect_to, *process.connect_to))
-        generation = self._build(config, None)
+        self._builder = Builder(
+            self.resolver,
+            self.shared.node_table(),
+            ca_file=self.settings.ca_file,
+            forwards_simulator_fields=self.settings.forwards_simulator_fields,
+        )
+        generation = self._builder.build(config, None, number=self._first_number)
         self.generation = generation
         self.dispatcher = Dispatcher(
             self.exchanges,
@@ -211,9 +151,8 @@ class Gateway:
             self.server.stop_accepting()
             self.resolver.close()
             raise
-        self.ticker = Ticker([self._sweep], self._is_busy)
+        self.ticker = Ticker([self._sweep], self._is_busy, on_tick=self._on_tick)
         self.ticker.start()
-        self._start_probes(generation)
 
     def _is_busy(self) -> bool:
         return bool(self.exchanges.live) or self.server.connections() > 0 or self._idle_connections() > 0
@@ -231,6 +170,17 @@ class Gateway:
             pool.sweep(now)
         if self._retired_pools:
             self._retired_pools = [pool for pool in self._retired_pools if pool.busy or pool.dials]
+
+    def _on_tick(self, now: float) -> None:
+        """Show that we live; become the prober if nobody is."""
+        self.shared.beat(now)
+        if self.is_prober or now < self._election_due:
+            return
+        self._election_due = now + ELECTION_S
+        if self.shared.may_probe():
+            self.is_prober = True
+            assert self.generation is not None
+            self._start_probes(self.generation)
 
     def _start_probes(self, generation: Generation) -> None:
         for built in generation.upstreams.values():
@@ -283,22 +233,36 @@ class Gateway:
             return False
         try:
             config = self.reload_config()
-            self.apply(config)
         except (FastgwError, OSError, ValueError) as error:
-            self.last_reload_ok = False
-            self.last_reload_error = str(error)
-            logger.error("reload refused, the running configuration stays:\n%s", error)
+            return self._refuse_reload(error)
+        if not self.take(config):
             return False
+        if self.announce_reload is not None:
+            self.announce_reload(config)
+        return True
+
+    def take(self, config: Config, number: int | None = None) -> bool:
+        """As ``reload``, with a configuration that is loaded already; ``number`` of its generation."""
+        try:
+            self.apply(config, number)
+        except (FastgwError, OSError, ValueError) as error:
+            return self._refuse_reload(error)
         self.last_reload_ok = True
         self.last_reload_error = ""
         logger.info("configuration reloaded: %r", self.generation)
         return True
 
-    def apply(self, config: Config) -> None:
+    def _refuse_reload(self, error: Exception) -> bool:
+        self.last_reload_ok = False
+        self.last_reload_error = str(error)
+        logger.error("reload refused, the running configuration stays:\n%s", error)
+        return False
+
+    def apply(self, config: Config, number: int | None = None) -> None:
         """Build a configuration beside the running one, then swap. Raises ConfigError."""
         old = self.generation
-        assert old is not None and self.dispatcher is not None
-        generation = self._build(config, old)
+        assert old is not None and self.dispatcher is not None and self._builder is not None
+        generation = self._builder.build(config, old, number=number or old.number + 1)
         self.generation = generation
         self.dispatcher.table = generation.table
         self.dispatcher.errors_like_apisix = config.profile is Profile.APISIX
@@ -319,7 +283,7 @@ class Gateway:
 
     async def _change_over(self, old: Generation, keep: set[Pool], new: Generation) -> None:
         await self._retire(old, keep)
-        if self.generation is new:
+        if self.generation is new and self.is_prober:
             self._start_probes(new)
 
     async def _retire(self, generation: Generation, keep: set[Pool]) -> None:
@@ -333,289 +297,6 @@ class Gateway:
             if pool not in keep:
                 pool.close()
                 self._retired_pools.append(pool)
-
-    # --- Building -----------------------------------------------------------------------------
-
-    def _build(self, config: Config, old: Generation | None) -> Generation:
-        """Everything a configuration says, as objects. Touches nothing that runs."""
-        number = old.number + 1 if old is not None else 1
-        generation = Generation(number, config, RouteTable(()), {}, {}, {})
-        routes = []
-        for route in config.routes:
-            built = self._upstream_of(route, config, generation, old)
-            plan = self._plan(route, built, config)
-            routes.append(
-                Route(
-                    route.id,
-                    route.name,
-                    route.uris,
-                    plan,
-                    hosts=route.hosts,
-                    methods=route.methods,
-                    priority=route.priority,
-                )
-            )
-            if built is not None:
-                built.route_ids.append(route.id)
-        generation.table = RouteTable(routes)
-        return generation
-
-    def _upstream_of(
-        self, route: RouteConfig, config: Config, generation: Generation, old: Generation | None
-    ) -> BuiltUpstream | None:
-        upstream = route.upstream
-        if upstream is None:
-            return None
-        # An upstream that is written inside a route or a service has the id of that one, and an own
-        # one may have the same: they must not be taken for each other.
-        owner = upstream.mark.path.partition("[")[0] if upstream.mark is not None else "upstreams"
-        key = f"/{owner}/{upstream.id or upstream.name}"
-        while key in generation.upstreams and generation.upstreams[key].config is not upstream:
-            key += "'"
-        if key not in generation.upstreams:
-            generation.upstreams[key] = self._build_upstream(key, upstream, config, generation, old)
-        return generation.upstreams[key]
-
-    def _build_upstream(
-        self, key: str, config: UpstreamConfig, whole: Config, generation: Generation, old: Generation | None
-    ) -> BuiltUpstream:
-        nodes = []
-        pools = []
-        for node_config in config.nodes:
-            node_key = (key, node_config.host, node_config.port)
-            known = old.nodes.get(node_key) if old is not None else None
-            if old is not None and has_new_key(key, node_config, old):
-                known = None  # what was found out about the old key says nothing of this one
-            node = self._node(node_config, known)
-            generation.nodes[node_key] = node
-            nodes.append(node)
-            pools.append(self._pool(node_config, config, whole, generation, old))
-        policy = health_policy(config, whole)
-        upstream = Upstream(
-            nodes,
-            policy,
-            name=config.name,
-            retries=config.retries,
-            retry_timeout_s=config.retry_timeout_s,
-        )
-        built = BuiltUpstream(config, upstream, tuple(pools), None)
-        if config.active is not None:
-            self._build_prober(built, whole)
-        return built
-
-    @staticmethod
-    def _node(config: NodeConfig, known: Node | None) -> Node:
-        """The kernel's node: the known one where nothing of it changed, so its health stays."""
-        name = config.name or f"{config.host}:{config.port}"
-        unchanged = (config.weight, config.priority, name, config.max_in_flight)
-        if known is not None and (known.weight, known.priority, known.name, known.max_in_flight) == unchanged:
-            return known
-        return Node(
-            config.host,
-            config.port,
-            config.weight,
-            config.priority,
-            name=name,
-            max_in_flight=config.max_in_flight,
-            record_of=known,
-        )
-
-    def _tls(self, ca_file: str | None) -> TlsContext:
-        """Whom to trust, read anew when the file has changed."""
-        stamp: tuple[int, ...] = ()
-        if ca_file is not None:
-            try:
-                status = os.stat(ca_file)
-            except OSError as error:
-                raise ConfigError(f"cannot read {ca_file}: {error.strerror}") from error
-            stamp = (status.st_mtime_ns, status.st_size, status.st_ino)
-        known = self._contexts.get(ca_file)
-        if known is None or known[0] != stamp:
-            known = self._contexts[ca_file] = (stamp, TlsContext(ca_file))
-        return known[1]
-
-    def _pool(
-        self,
-        node: NodeConfig,
-        upstream: UpstreamConfig,
-        whole: Config,
-        generation: Generation,
-        old: Generation | None,
-    ) -> Pool:
-        assert self.resolver is not None
-        is_tls = upstream.scheme in ("https", "grpcs")
-        # The context is part of the key: connections made under another trust are not used again.
-        tls = self._tls(self._ca_file(node, upstream, whole)) if is_tls else None
-        server_name = node.host
-        if upstream.pass_host == "rewrite" and upstream.upstream_host:
-            server_name = split_port(upstream.upstream_host)
-        settings = PoolSettings(
-            size=upstream.keepalive.size,
-            idle_timeout_s=upstream.keepalive.idle_timeout_s,
-            requests=upstream.keepalive.requests,
-        )
-        key = (node.host, node.port, tls, server_name, settings)
-        pool = generation.pools.get(key)
-        if pool is None and old is not None:
-            pool = old.pools.get(key)
-        if pool is None:
-            pool = Pool(
-                self.resolver,
-                node.host,
-                node.port,
-                tls=tls,
-                server_name=server_name,
-                settings=settings,
-            )
-        generation.pools[key] = pool
-        return pool
-
-    def _ca_file(self, node: NodeConfig, upstream: UpstreamConfig, whole: Config) -> str | None:
-        return node.ca_file or upstream.ca_file or whole.process.ca_file or self.settings.ca_file
-
-    def _build_prober(self, built: BuiltUpstream, whole: Config) -> None:
-        check = built.config.active
-        assert check is not None and self.resolver is not None
-        is_apisix = whole.profile is Profile.APISIX
-        probed = []
-        for node, config in zip(built.upstream.nodes, built.config.nodes, strict=True):
-            is_named = not is_ip(config.host)
-            host = config.host if is_named or not check.host else check.host
-            if built.config.pass_host == "rewrite" and built.config.upstream_host:
-                host = built.config.upstream_host
-            tls = self._tls(self._ca_file(config, built.config, whole)) if check.type == "https" else None
-            pool = Pool(
-                self.resolver,
-                config.host,
-                check.port or config.port,
-                tls=tls,
-                server_name=host.partition(":")[0],
-            )
-            request = probe_request(check.http_method, check.http_path, host.encode(), check.req_headers)
-            probed.append(ProbedNode(node, pool, b"" if check.type == "tcp" else request))
-        settings = ProbeSettings(
-            is_tcp=check.type == "tcp",
-            timeout_s=check.timeout_s,
-            healthy_interval_s=check.healthy_interval_s,
-            unhealthy_interval_s=check.unhealthy_interval_s,
-            healthy_statuses=check.healthy_statuses or frozenset(),
-            unhealthy_statuses=check.unhealthy_statuses or frozenset(),
-            judges_unlisted=not is_apisix,
-            concurrency=check.concurrency,
-        )
-        built.probe_pools = tuple(node.pool for node in probed)
-        built.prober = Prober(built.upstream, tuple(probed), settings)
-
-    def _plan(self, route: RouteConfig, built: BuiltUpstream | None, config: Config) -> RoutePlan:
-        is_apisix = config.profile is Profile.APISIX
-        passthrough = route.passthrough or is_apisix
-        upstream = built.config if built is not None else None
-        is_llm = upstream is not None and any(node.provider for node in upstream.nodes)
-        fields, dropped, plugins, host = self._plugins(
-            route.plugins, config, passthrough=passthrough, is_llm=is_llm
-        )
-        links: tuple[NodeLink, ...] = ()
-        if built is not None:
-            links = tuple(
-                self._link(built, position, fields, dropped, host, passthrough=passthrough, is_llm=is_llm)
-                for position in range(len(built.config.nodes))
-            )
-        retries = upstream.retries if upstream is not None else None
-        timeouts = route.timeout or (upstream.timeout if upstream is not None else None)
-        process = config.process
-        return RoutePlan(
-            route.name,
-            built.upstream if built is not None else None,
-            links,
-            plugins=plugins,
-            deadlines=deadlines_of(route.deadlines, timeouts),
-            is_llm=is_llm,
-            replayable=route.replayable if not is_apisix or route.replayable is not None else None,
-            replays_uncertain=not is_apisix,
-            fails_over_on_status=not is_apisix,
-            passthrough=passthrough,
-            max_attempts=retries + 1 if retries is not None else None,
-            hold_answer_bytes=process.hold_answer_bytes,
-            shows_headers=process.response_headers,
-            strip_prefix=route.strip_prefix.encode(),
-            dropped_answer_fields=(*OWN_FIELDS, *(LLM_ANSWER_FIELDS if is_llm else ())),
-        )
-
-    def _link(
-        self,
-        built: BuiltUpstream,
-        position: int,
-        fields: list[tuple[bytes, bytes]],
-        dropped: set[bytes],
-        rewritten_host: bytes | None,
-        *,
-        passthrough: bool,
-        is_llm: bool,
-    ) -> NodeLink:
-        upstream = built.config
-        node = upstream.nodes[position]
-        auth = [(name.lower().encode(), value.encode()) for name, value in node.auth_headers]
-        auth_names = frozenset(name for name, _ in auth)
-        sent = [field for field in fields if field[0] not in auth_names] + auth
-        drop = set(dropped) | auth_names | set(OWN_FIELDS) | {b"x-fastgw-*"}
-        keep: tuple[bytes, ...] | None = None
-        if not passthrough:
-            drop |= set(CREDENTIALS)
-        if is_llm:
-            # The gateway reads the answer's events, so it must not be compressed.
-            sent.append((b"accept-encoding", b"identity"))
-            drop.add(b"accept-encoding")
-            keep = LLM_REQUEST_FIELDS + (CREDENTIALS if passthrough else ())
-            if self.settings.forwards_simulator_fields:
-                keep += (b"x-sim-*",)
-        host = rewritten_host if upstream.pass_host == "pass" else host_for(node, upstream)
-        return NodeLink(
-            built.upstream.nodes[position],
-            built.pools[position],
-            RequestTemplate(host, sent, drop, keep),
-            position=position,
-            provider=node.provider,
-            models=ModelMap(node.models) if node.models else None,
-            query=urlencode(node.auth_query).encode(),
-            auth_names=auth_names,
-        )
-
-    @staticmethod
-    def _plugins(
-        configs: tuple[PluginConfig, ...], config: Config, *, passthrough: bool, is_llm: bool
-    ) -> tuple[list[tuple[bytes, bytes]], set[bytes], tuple[Any, ...], bytes | None]:
-        """A route's plugins: what they do to every request alike, and the ones that must run.
-
-        Returns (fields to send, client fields to drop, plugins to run, Host to send).
-        """
-        fields: list[tuple[bytes, bytes]] = []
-        dropped: set[bytes] = set()
-        running: list[Any] = []
-        host: bytes | None = None
-        for plugin in configs:
-            meta = plugin.conf.get("_meta", {})
-            if meta.get("disable"):
-                continue
-            if plugin.name == "proxy-rewrite":
-                rewrite = ProxyRewrite(plugin.conf)
-                host = rewrite.host
-                if rewrite.is_static:
-                    fields, dropped = rewrite.static_edits()
-                    continue
-                running.append((meta.get("priority", rewrite.priority), rewrite))
-            elif plugin.name == "key-auth":
-                auth = KeyAuth(
-                    plugin.conf,
-                    [(consumer.username, consumer.keys) for consumer in config.consumers],
-                    hides=not passthrough,  # a client's key is for us
-                    tells_node=passthrough or not is_llm,  # a provider need not know who asks
-                    errors_like_apisix=config.profile is Profile.APISIX,
-                )
-                running.append((meta.get("priority", auth.priority), auth))
-            else:
-                raise ConfigError(f"plugin {plugin.name!r} is not supported")
-        running.sort(key=lambda entry: -entry[0])
-        return fields, dropped, tuple(plugin for _, plugin in running), host
 
     # --- Log ----------------------------------------------------------------------------------
 
@@ -706,6 +387,10 @@ class Gateway:
         generation = self.generation
         pools = generation.pools.values() if generation is not None else ()
         return {
+            "worker": self.shared.worker,
+            "workers": self.shared.workers,
+            "pid": os.getpid(),
+            "is_prober": self.is_prober,
             "tasks": len(asyncio.all_tasks()),
             "timers": set_timers(),
             "exchanges": len(self.exchanges.live),
@@ -732,6 +417,12 @@ class Gateway:
         }
 
 
+def try_to_build(config: Config, settings: Settings) -> None:
+    """Build a configuration and throw it away: whether it can be, without a loop. Raises ConfigError."""
+    resolver = Resolver(connect_to=(*settings.connect_to, *config.process.connect_to))
+    Builder(resolver, SharedState().node_table(), ca_file=settings.ca_file).build(config, None, number=1)
+
+
 def usage_in(exchange: Exchange) -> Usage:
     """What the answer of a finished exchange said it cost; read for the log only."""
     if not exchange.plan.is_llm or not 200 <= exchange.status < 300:
@@ -747,105 +438,4 @@ def set_timers() -> int:
     """Timers that are set. uvloop has no list of its own, but each of them is an object."""
     return sum(
         1 for item in gc.get_objects() if type(item).__name__ == "TimerHandle" and not item.cancelled()
-    )
-
-
-# --- From configuration values to policies ----------------------------------------------------
-
-
-def is_ip(host: str) -> bool:
-    return ":" in host or host.replace(".", "").isdigit()
-
-
-def has_new_key(upstream: str, node: NodeConfig, old: Generation) -> bool:
-    """Are the node's credentials others than they were?"""
-    built = old.upstreams.get(upstream)
-    if built is None:
-        return False
-    return any(
-        (known.host, known.port) == (node.host, node.port)
-        and (known.auth_headers, known.auth_query) != (node.auth_headers, node.auth_query)
-        for known in built.config.nodes
-    )
-
-
-def split_port(host: str) -> str:
-    """A Host without its port; brackets of an IPv6 address stay off."""
-    if host.startswith("["):
-        return host[1:].partition("]")[0]
-    return host if host.count(":") > 1 else host.partition(":")[0]
-
-
-def host_for(node: NodeConfig, upstream: UpstreamConfig) -> bytes:
-    """The Host a node gets: its own name, or the one the upstream writes; a port if unusual."""
-    if upstream.pass_host == "rewrite" and upstream.upstream_host:
-        return upstream.upstream_host.encode()
-    standard = 443 if upstream.scheme in ("https", "grpcs") else 80
-    name = f"[{node.host}]" if ":" in node.host else node.host
-    return (name if node.port == standard else f"{name}:{node.port}").encode()
-
-
-def deadlines_of(deadlines: Deadlines, timeouts: Timeouts | None) -> Deadlines:
-    """A route's deadlines; APISIX's ``timeout`` object sets the ones it has a word for."""
-    if timeouts is None:
-        return deadlines
-    return replace(
-        deadlines,
-        connect_s=timeouts.connect_s,
-        node_write_s=timeouts.send_s,
-        head_stream_s=timeouts.read_s,
-        head_s=timeouts.read_s,
-        idle_s=timeouts.read_s,
-    )
-
-
-def health_policy(upstream: UpstreamConfig, config: Config) -> HealthPolicy:
-    """An upstream's checks as the policy of its health."""
-    is_apisix = config.profile is Profile.APISIX
-    passive = upstream.passive
-    policy = HealthPolicy(
-        dead_reprobe_s=config.process.dead_reprobe_s,
-        dead_reprobe_max_s=10 * config.process.dead_reprobe_s,
-        cooling_max_s=config.process.cooling_max_s,
-    )
-    if upstream.active is not None:
-        intervals = (upstream.active.healthy_interval_s, upstream.active.unhealthy_interval_s)
-        policy = replace(
-            policy,
-            active=active_thresholds(upstream.active),
-            probe_hold_s=max(30.0, 3 * max(intervals)),
-        )
-    if passive is not None:
-        policy = replace(
-            policy,
-            passive=Thresholds(
-                successes=passive.successes,
-                http_failures=passive.http_failures,
-                tcp_failures=passive.tcp_failures,
-                timeouts=passive.timeouts,
-            ),
-            passive_success_statuses=passive.healthy_statuses,
-            passive_failure_statuses=passive.unhealthy_statuses,
-            eject_on_connect_failure=passive.connect_failure_ejects,
-            rate_percent=0,  # thresholds that were written replace the built-in rule
-        )
-    if is_apisix:
-        policy = replace(
-            policy,
-            passive=policy.passive if passive is not None else None,
-            eject_on_connect_failure=False,
-            rate_percent=0,
-            panic="all",
-            trials=False,
-            heal_by_probe_only_after_trial=False,
-        )
-    return policy
-
-
-def active_thresholds(check: ActiveCheck) -> Thresholds:
-    return Thresholds(
-        successes=check.successes,
-        http_failures=check.http_failures,
-        tcp_failures=check.tcp_failures,
-        timeouts=check.timeouts,
     )

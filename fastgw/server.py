@@ -9,9 +9,11 @@ import os
 import signal
 import socket
 import stat
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from time import monotonic
+from typing import Any
 
 from .errors import FastgwError
 from .wire.client_connection import Listener
@@ -69,6 +71,43 @@ class Address:
 
 def open_socket(address: Address) -> socket.socket:
     """A bound and listening socket. Raises ListenFailed."""
+    return _open(address, _listen)
+
+
+def open_sockets(address: Address, count: int) -> list[socket.socket]:
+    """Listening sockets of the same address for a number of processes.
+
+    TCP: one for each, between which the kernel distributes connections; each has a queue of its own.
+    unix: and fd: one, the only item, that all share.
+
+    Raises:
+        ListenFailed: as for one; an address at which anybody else listens is in use.
+    """
+    if address.path or address.fd >= 0:
+        return [open_socket(address)]
+    sockets: list[socket.socket] = []
+    try:
+        # With SO_REUSEPORT one may join those who listen already. So the port is taken without it
+        # first, and held, without listening, until the others are bound: nobody comes in between.
+        with _open(address, lambda sock: None) as holder:
+            bound = Address(host=address.host, port=holder.getsockname()[1])
+            for _ in range(count):
+                sockets.append(_open(bound, _listen, shares_port=True))
+    except BaseException:
+        for sock in sockets:
+            sock.close()
+        raise
+    return sockets
+
+
+def _listen(sock: socket.socket) -> None:
+    sock.listen(BACKLOG)
+
+
+def _open(
+    address: Address, use: Callable[[socket.socket], None], *, shares_port: bool = False
+) -> socket.socket:
+    """A bound socket, after ``use``."""
     try:
         if address.fd >= 0:
             sock = socket.socket(fileno=address.fd)
@@ -83,14 +122,25 @@ def open_socket(address: Address) -> socket.socket:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             if family == socket.AF_INET6:
                 sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+            if shares_port:
+                sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER_BYTES)
             sock.bind((address.host, address.port))
-        sock.listen(BACKLOG)
+        use(sock)
         sock.setblocking(False)
     except (OSError, OverflowError) as error:
         reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
         raise ListenFailed(f"cannot listen on {address}: {reason}") from error
     return sock
+
+
+def remove_path(address: Address) -> None:
+    """Remove the name of a socket that nobody listens at any more; TCP has none."""
+    if address.path:
+        try:
+            os.unlink(address.path)
+        except FileNotFoundError:
+            pass
 
 
 def _remove_stale_socket(path: str) -> None:
@@ -114,14 +164,20 @@ class Ticker:
 
     Args:
         is_busy: says whether anything could have a deadline; an idle process sleeps.
+        on_tick: called in every tick, also when it is late and the sweeps are not.
     """
 
     def __init__(
-        self, sweeps: list[Callable[[float], None]], is_busy: Callable[[], bool], interval_s: float = 0.05
+        self,
+        sweeps: list[Callable[[float], None]],
+        is_busy: Callable[[], bool],
+        interval_s: float = 0.05,
+        on_tick: Callable[[float], None] | None = None,
     ) -> None:
         self.sweeps = sweeps
         self.is_busy = is_busy
         self.interval_s = interval_s
+        self.on_tick = on_tick
         self._due = 0.0
         self._timer: asyncio.TimerHandle | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -146,6 +202,8 @@ class Ticker:
         interval_s = self.interval_s if self.is_busy() else self.interval_s * 10
         self._due = now + interval_s
         self._timer = self._loop.call_later(interval_s, self._tick)
+        if self.on_tick is not None:
+            self.on_tick(now)
         if not is_late:
             for sweep in self.sweeps:
                 sweep(now)
@@ -159,21 +217,24 @@ class _Listening:
     listener: Listener
     address: Address
     outlasts_drain: bool
+    is_inherited: bool  # others listen at the same place, and go on
 
     def close(self) -> None:
         self.server.close()
         self.listener.drain()
-        if self.address.path:
-            try:
-                os.unlink(self.address.path)
-            except FileNotFoundError:
-                pass
+        if not self.is_inherited:
+            remove_path(self.address)
 
 
 class Server:
-    """The listening sockets of one process, each with its ``Listener``."""
+    """The listening sockets of one process, each with its ``Listener``.
 
-    def __init__(self) -> None:
+    Args:
+        inherited: sockets that listen already, and for which address each was made.
+    """
+
+    def __init__(self, inherited: Iterable[tuple[Address, socket.socket]] = ()) -> None:
+        self._inherited = list(inherited)
         self._listening: list[_Listening] = []
 
     @property
@@ -188,16 +249,29 @@ class Server:
         Raises:
             ListenFailed: with the address and the reason.
         """
-        sock = open_socket(address)
+        sock = self._take_inherited(address)
+        is_inherited = sock is not None
+        if sock is None:
+            sock = open_socket(address)
         loop = asyncio.get_running_loop()
         if sock.family == socket.AF_UNIX:
-            server = await loop.create_unix_server(listener.make_connection, sock=sock)
+            # The path is removed by who made it, not by every process that stops listening there.
+            options: dict[str, Any] = {"cleanup_socket": False} if sys.version_info >= (3, 13) else {}
+            server = await loop.create_unix_server(listener.make_connection, sock=sock, **options)
         else:
             server = await loop.create_server(listener.make_connection, sock=sock, backlog=BACKLOG)
             if address.fd < 0:
                 address = Address(host=address.host, port=sock.getsockname()[1])
-        self._listening.append(_Listening(server, listener, address, outlasts_drain))
+        self._listening.append(_Listening(server, listener, address, outlasts_drain, is_inherited))
         return address
+
+    def _take_inherited(self, address: Address) -> socket.socket | None:
+        """The first one that was made for this address: an address may be written twice."""
+        for index, (asked, sock) in enumerate(self._inherited):
+            if asked == address:
+                del self._inherited[index]
+                return sock
+        return None
 
     def stop_accepting(self) -> None:
         """Close the listening sockets; connections go on and close after their answers."""

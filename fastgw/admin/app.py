@@ -139,16 +139,17 @@ class Admin:
             reply = _error(500, "internal_error", "this is a bug; the gateway's log says more")
         self._send(connection, head, reply)
 
-    @staticmethod
     def _send(
-        connection: ClientConnection, head: RequestHead | None, reply: Reply, *, closes: bool = False
+        self, connection: ClientConnection, head: RequestHead | None, reply: Reply, *, closes: bool = False
     ) -> None:
         keep_alive = not closes and connection.keeps_alive()
+        shared = self.gateway.shared
+        whose = [(b"x-fastgw-worker", b"%d" % shared.worker)] if shared.workers > 1 else []
         connection.send(
             answers.answer(
                 reply.status,
                 reply.body,
-                [*OWN_FIELDS, *reply.fields],
+                [*OWN_FIELDS, *whose, *reply.fields],
                 keep_alive=keep_alive,
                 minor_version=head.minor_version if head is not None else 1,
                 is_head=head is not None and head.is_head,

@@ -8,7 +8,8 @@ from urllib.parse import unquote
 
 from .._core import Node
 from ..config.model import RouteConfig, UpstreamConfig
-from ..gateway import BuiltUpstream, Gateway
+from ..gateway import Gateway
+from ..generation import BuiltUpstream
 
 KINDS = ("routes", "services", "upstreams", "stream_routes")
 

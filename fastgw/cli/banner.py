@@ -46,7 +46,7 @@ class Ink:
 def banner(config: Config, source: Source, started: Started, ink: Ink) -> str:
     """All of it, ending in a line break."""
     lines = [f"fastgw {__version__}  profile {config.profile.value}", ""]
-    if notice := _notice(source):
+    if notice := _notice(config, source):
         lines += [ink.loud(line) for line in _boxed(notice)] + [""]
     lines += [f"  listening on {ink.bold(url(address))}" for address in started.listen]
     lines += _to_paste(config, source, started, ink)
@@ -54,6 +54,8 @@ def banner(config: Config, source: Source, started: Started, ink: Ink) -> str:
         lines += _to_break(started.control)
     lines += _nodes(config)
     lines.append(f"  admin    {url(started.admin) if started.admin else OFF}")
+    if config.process.workers > 1:
+        lines.append(f"  workers  {config.process.workers}")
     lines.append(f"  config   {config.file if source.file else 'embedded default'}")
     warnings = [*config.warnings, *process_warnings(config, source)]
     lines += [ink.loud(f"  warning  {warning}") for warning in warnings[:MAX_SHOWN]]
@@ -90,12 +92,13 @@ def _chat_route(config: Config) -> tuple[RouteConfig, str] | None:
 # --- Parts ------------------------------------------------------------------------------------
 
 
-def _notice(source: Source) -> list[str]:
+def _notice(config: Config, source: Source) -> list[str]:
     if source.is_simulated:
+        where = "inside this process" if config.process.workers == 1 else "in a process beside these"
         return [
             "SIMULATED PROVIDERS",
             "There is no gateway.yaml, no OPENAI_API_KEY and no DEEPSEEK_API_KEY:",
-            "the answers come from stand-ins inside this process. Nothing is sent anywhere.",
+            f"the answers come from stand-ins {where}. Nothing is sent anywhere.",
         ]
     if source.file is None and source.missing_keys:
         present = next(name for name in PROVIDER_KEYS if name not in source.missing_keys)

@@ -47,7 +47,14 @@ def main() -> None:
     "--admin-token-file", type=options.FILE, metavar="FILE",
     help="The token that the admin port asks for; or put it into FASTGW_ADMIN_TOKEN.",
 )  # fmt: skip
-@option("--workers", type=click.IntRange(min=1), default=1, help="Worker processes; only 1 is supported yet.")
+@option(
+    "--workers", type=click.IntRange(1, 64), metavar="N",
+    help="Worker processes, 1 to 64, that share one view of the nodes' health. [default: 1]",
+)  # fmt: skip
+@option(
+    "--worker-timeout", type=click.FloatRange(min=0.5), metavar="SECONDS", hidden=True,
+    help="A worker that stands still for so long is replaced. [default: 10]",
+)  # fmt: skip
 @options.profile
 @options.log_level
 @options.log_format
@@ -58,13 +65,11 @@ def main() -> None:
 )  # fmt: skip
 @options.connect_to
 @options.ca_file
-def run(workers: int, **flags: Any) -> None:
+def run(**flags: Any) -> None:
     """Run the gateway.
 
     Without a configuration and without keys it runs against built-in, simulated providers.
     """
-    if workers > 1:
-        raise click.UsageError("--workers: more than 1 is not supported yet")
     from fastgw.cli import process
     from fastgw.cli.overrides import Overrides
 

@@ -9,6 +9,7 @@ import json
 import logging
 import os
 import re
+import select
 import sys
 import threading
 import time
@@ -49,12 +50,13 @@ class TextFormatter(logging.Formatter):
             text += "\n" + self.formatException(record.exc_info)
         if record.stack_info:
             text += "\n" + record.stack_info
-        line = f"{_utc(record.created)} {record.levelname.lower():7} {record.name}: {text[:MAX_LINE_CHARS]}"
+        name = f"{record.name}: {source}" if (source := getattr(record, "source", None)) else record.name
+        line = f"{_utc(record.created)} {record.levelname.lower():7} {name}: {text[:MAX_LINE_CHARS]}"
         return mask(_printable(line)).replace("\n", "\n    ")
 
 
 class JsonFormatter(logging.Formatter):
-    """One object per line: time, level, logger, message, and ``exception`` where there is one.
+    """One object per line: time, level, logger, message, and ``source`` and ``exception`` where there is one.
 
     Further fields come from ``extra={"fields": {...}}``.
     """
@@ -66,6 +68,8 @@ class JsonFormatter(logging.Formatter):
             "logger": record.name,
             "message": mask(record.getMessage()[:MAX_LINE_CHARS]),
         }
+        if source := getattr(record, "source", None):
+            entry["source"] = source
         if record.exc_info:
             entry["exception"] = mask(self.formatException(record.exc_info)[:MAX_LINE_CHARS])
         fields = getattr(record, "fields", None)
@@ -78,16 +82,26 @@ FORMATTERS: Final[dict[str, Callable[[], logging.Formatter]]] = {"text": TextFor
 
 
 class StderrHandler(logging.Handler):
-    """Hands finished lines to a thread that writes them to standard error."""
+    """Hands finished lines to a thread that writes them to standard error.
+
+    While ``is_direct`` there is no thread, so that the process can fork: a line is written at once,
+    or dropped if it would have to wait.
+    """
 
     def __init__(self) -> None:
         super().__init__()
+        self.is_direct = False
+        self.source: str | None = None  # which of several processes this is
         self.dropped = 0
         self._queue: SimpleQueue[str | threading.Event] = SimpleQueue()
         self._thread: threading.Thread | None = None
 
     def emit(self, record: logging.LogRecord) -> None:
+        record.source = self.source
         try:
+            if self.is_direct:
+                self._write_if_taken(self.format(record))
+                return
             if self._queue.qsize() >= MAX_WAITING:
                 self.dropped += 1
                 return
@@ -106,6 +120,14 @@ class StderrHandler(logging.Handler):
                 item.set()
             else:
                 self._write(item)
+
+    def _write_if_taken(self, line: str) -> None:
+        poller = select.poll()
+        poller.register(2, select.POLLOUT)
+        if poller.poll(0):
+            self._write(line)
+        else:
+            self.dropped += 1
 
     @staticmethod
     def _write(line: str) -> None:
@@ -140,6 +162,19 @@ def configure(level: str, form: str) -> None:
         logging.raiseExceptions = False
     _handler.setFormatter(FORMATTERS[form]())
     logging.getLogger("fastgw").setLevel(level.upper())
+
+
+def before_forks() -> None:
+    """From now on there is no thread. Call before the first line; ``configure`` has been called."""
+    assert _handler is not None
+    _handler.is_direct = True
+
+
+def after_fork(source: str) -> None:
+    """In the child: write with a thread again, and name the source in every line."""
+    assert _handler is not None and _handler.formatter is not None
+    _handler.is_direct = False
+    _handler.source = source
 
 
 def close(timeout_s: float = 2.0) -> None:

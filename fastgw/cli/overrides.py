@@ -31,6 +31,8 @@ class Overrides:
     listen: tuple[str, ...] = ()
     admin: str | None = None
     admin_token_file: str | None = None
+    workers: int | None = None
+    worker_timeout_s: float | None = None  # no setting of the configuration: tests need it shorter
     access_log: str | None = None
     log_level: str | None = None
     log_format: str | None = None
@@ -39,9 +41,21 @@ class Overrides:
     ca_file: str | None = None
 
     @classmethod
-    def from_flags(cls, *, profile: str | None = None, drain: float | None = None, **flags: Any) -> Self:
+    def from_flags(
+        cls,
+        *,
+        profile: str | None = None,
+        drain: float | None = None,
+        worker_timeout: float | None = None,
+        **flags: Any,
+    ) -> Self:
         """From what click hands over: the flags by their names."""
-        return cls(profile=Profile(profile) if profile else None, drain_s=drain, **flags)
+        return cls(
+            profile=Profile(profile) if profile else None,
+            drain_s=drain,
+            worker_timeout_s=worker_timeout,
+            **flags,
+        )
 
     def laid_over(self, config: Config, env: Mapping[str, str]) -> Config:
         """The configuration with every setting of the process decided.
@@ -55,6 +69,7 @@ class Overrides:
             listen=self.listen or tuple(map(canonical_address, process.listen)) or DEFAULT_LISTEN,
             admin=self.admin or _canonical_admin(process.admin) or DEFAULT_ADMIN,
             admin_token=self._admin_token(config, env),
+            workers=self.workers or process.workers,
             access_log=self.access_log or process.access_log or STANDARD_OUTPUT,
             log_level=self.log_level or process.log_level or "info",
             log_format=self.log_format or process.log_format or "text",

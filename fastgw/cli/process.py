@@ -1,14 +1,20 @@
-"""The life of `fastgw run`: load, listen, serve; reload, drain and end as signals ask for."""
+"""The life of `fastgw run`: load, listen, serve; reload, drain and end as signals ask for.
+
+With several workers this is the life of each; ``crew.py`` is what they have in common.
+"""
 
 import asyncio
 import contextlib
 import faulthandler
 import logging
 import os
+import pickle
 import resource
 import signal
+import socket
 import sys
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import uvloop
@@ -22,11 +28,13 @@ from fastgw.cli.exposure import refuse_exposure
 from fastgw.cli.options import Exit
 from fastgw.cli.overrides import OFF, Overrides
 from fastgw.cli.source import Source
-from fastgw.config.model import Config
+from fastgw.config.model import Config, ProcessConfig
 from fastgw.config.problems import ConfigErrors
 from fastgw.errors import ConfigError, FastgwError
 from fastgw.gateway import Gateway, Settings
 from fastgw.server import Address, ListenFailed, on_signals
+from fastgw.shared_state import SharedState
+from fastgw.supervisor import DRAIN, READY, REOPEN, STOP, Channel
 
 if TYPE_CHECKING:
     from fastgw.simulator import Simulator
@@ -34,6 +42,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger("fastgw.process")
 
 WANTED_DESCRIPTORS = 65_536  # two per request in flight, and some
+CONFIGURATION = "configuration"  # a message: what all workers are to have from now on
 CONTROL_PORT = 9990  # of the simulated providers, where it is free
 
 
@@ -44,13 +53,22 @@ def run(overrides: Overrides) -> Exit:
     try:
         config = source.load()
     except ConfigErrors as errors:
-        return _refused(errors)
+        return refused(errors)
     process = config.process
     logs.configure(process.log_level or "info", process.log_format or "text")
     _adjust_limits()
+    if process.workers > 1:
+        from fastgw.cli import crew  # one process has no use for it
+
+        return crew.run(config, source)
+    return serve(Process(config, source))
+
+
+def serve(process: "Process") -> Exit:
+    """Run one gateway on a loop of its own, to its end."""
     try:
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-            return runner.run(_Process(config, source).main())
+            return runner.run(process.main())
     except KeyboardInterrupt:  # before the signal handlers were in place
         return Exit.CLEAN
     except Exception:
@@ -60,7 +78,7 @@ def run(overrides: Overrides) -> Exit:
         logs.close()
 
 
-def _refused(error: FastgwError) -> Exit:
+def refused(error: FastgwError) -> Exit:
     """Every mistake on a line of its own, then what was done about it."""
     count = len(error.problems) if isinstance(error, ConfigErrors) else 1
     errors = "1 error" if count == 1 else f"{count} errors"
@@ -79,12 +97,42 @@ def _adjust_limits() -> None:
         resource.setrlimit(resource.RLIMIT_CORE, (0, resource.getrlimit(resource.RLIMIT_CORE)[1]))
 
 
-class _Process:
-    """One gateway with what surrounds it. Belongs to the loop that runs ``main``."""
+@dataclass(frozen=True, slots=True)
+class Simulated:
+    """Where the simulated providers are, and whom to trust for them."""
 
-    def __init__(self, config: Config, source: Source) -> None:
+    connect_to: tuple[tuple[str, int, str, int], ...]
+    ca_file: str
+    control_port: int
+
+    @classmethod
+    def of(cls, simulator: "Simulator") -> "Simulated":
+        assert simulator.control_port is not None
+        return cls(simulator.connect_to, simulator.ca_file, simulator.control_port)
+
+
+@dataclass(frozen=True, slots=True)
+class Post:
+    """What a worker has from the crew it belongs to."""
+
+    shared: SharedState
+    inherited: list[tuple[Address, socket.socket]]
+    channel: Channel
+    number: int  # of the first generation
+    simulated: Simulated | None = None
+
+
+class Process:
+    """One gateway with what surrounds it. Belongs to the loop that runs ``main``.
+
+    Args:
+        post: if it is a worker: then the supervisor tells it what signals would.
+    """
+
+    def __init__(self, config: Config, source: Source, post: Post | None = None) -> None:
         self._config = config
         self._source = source
+        self._post = post
         self._gateway: Gateway | None = None
         self._access_log: AccessLog | None = None
         self._asked_to_end = asyncio.Event()
@@ -96,11 +144,14 @@ class _Process:
             try:
                 started = await self._start(undo)
             except (ConfigError, AdminRefused) as error:
-                return _refused(error)
+                return refused(error)
             except ListenFailed as error:
                 sys.stderr.write(f"fastgw: {error}\n")
                 return Exit.LISTEN
-            self._announce(started)
+            if self._post is None:
+                announce(self._config, self._source, started)
+            else:
+                self._post.channel.send(READY)
             await self._serve()
         return Exit.CLEAN
 
@@ -115,13 +166,15 @@ class _Process:
         overrides = self._source.overrides
         process = self._config.process
         settings = Settings(listen=process.listen, admin=process.admin, connect_to=overrides.connect_to)
-        control = None
-        if self._source.is_simulated:
-            simulator = await _simulator()
+        post = self._post
+        simulated = post.simulated if post is not None else None
+        if self._source.is_simulated and simulated is None:
+            simulator = await start_simulator()
             undo.push_async_callback(simulator.close)
-            control = f"127.0.0.1:{simulator.control_port}"
-            settings = replace(settings, connect_to=simulator.connect_to, forwards_simulator_fields=True)
-            self._config = replace(self._config, process=replace(process, ca_file=simulator.ca_file))
+            simulated = Simulated.of(simulator)
+        if simulated is not None:
+            settings = replace(settings, connect_to=simulated.connect_to, forwards_simulator_fields=True)
+            self._config = replace(self._config, process=replace(process, ca_file=simulated.ca_file))
         self._access_log = self._open_access_log()
         undo.callback(self._access_log.close)
         gateway = self._gateway = Gateway(
@@ -129,14 +182,22 @@ class _Process:
             settings,
             reload_config=self._load_again if self._source.file is not None else None,
             access_log=self._access_log if self._access_log.is_enabled else None,
+            shared=post.shared if post is not None else None,
+            inherited=post.inherited if post is not None else (),
+            announce_reload=self._announce_reload if post is not None else None,
+            number=post.number if post is not None else 1,
         )
         undo.push_async_callback(gateway.close)
-        self._handle_signals()
+        if post is None:
+            self._handle_signals()
+        else:
+            asyncio.get_running_loop().add_reader(post.channel.fileno(), self._hear)
         await gateway.start()
         admin_address = None
         if process.admin not in (None, OFF):
             admin = Admin(gateway, token=process.admin_token)
             admin_address = str(await admin.start(Address.parse(process.admin)))
+        control = f"127.0.0.1:{simulated.control_port}" if simulated is not None else None
         return Started(tuple(map(str, gateway.addresses)), admin_address, control)
 
     def _open_access_log(self) -> AccessLog:
@@ -146,26 +207,6 @@ class _Process:
             return AccessLog(destination, "json" if process.log_format == "json" else "text")
         except OSError as error:
             raise ConfigError(f"access log {destination}: {error.strerror or error}") from error
-
-    def _announce(self, started: Started) -> None:
-        """The banner, or one record where the log is for machines."""
-        if self._config.process.log_format == "json":
-            fields: dict[str, Any] = {
-                "version": __version__,
-                "listen": [url(address) for address in started.listen],
-                "admin": url(started.admin) if started.admin else None,
-                "config": self._config.file,
-                "profile": self._config.profile.value,
-                "simulated": self._source.is_simulated,
-            }
-            logger.info("started", extra={"fields": fields})
-            for warning in (*self._config.warnings, *process_warnings(self._config, self._source)):
-                logger.warning("%s", warning)
-            for name in self._source.missing_keys:
-                logger.warning("%s is not set", name)
-        else:
-            sys.stderr.write(banner(self._config, self._source, started, Ink.for_stream(sys.stderr)))
-            sys.stderr.flush()
 
     # --- Running ------------------------------------------------------------------------------
 
@@ -230,24 +271,104 @@ class _Process:
             logger.info("reopened the access log")
 
     def _load_again(self) -> Config:
-        """The configuration as it is now, and what of it needs a restart.
+        running = self._config.process
+        config = load_again(self._source, running)
+        return config if self._post is None else settled(config, running)
 
-        Raises:
-            ConfigErrors: it is refused.
-        """
-        config = self._source.load()
-        old, new = self._config.process, config.process
-        refuse_exposure(replace(config, process=replace(new, listen=old.listen)))  # where we do listen
-        for name in ("listen", "admin", "admin_token", "access_log", "log_format", "connect_to", *_LISTENER):
-            if getattr(old, name) != getattr(new, name):
-                written = name.removesuffix("_s")  # as it stands in the file
-                logger.warning("fastgw.%s has changed: a restart is needed for that", written)
-        logs.configure(new.log_level or "info", old.log_format or "text")
-        for warning in config.warnings:
+    # --- As a worker --------------------------------------------------------------------------
+
+    def _hear(self) -> None:
+        """Do what the supervisor says; without one, drain."""
+        assert self._post is not None
+        channel = self._post.channel
+        while True:
+            try:
+                message = channel.receive()
+            except BlockingIOError:
+                return
+            if message is None:
+                asyncio.get_running_loop().remove_reader(channel.fileno())
+                if not self._asked_to_end.is_set():
+                    logger.error("the supervisor is gone: ending")
+                    self._end()
+                return
+            if message.word == DRAIN:
+                self._end()
+            elif message.word == STOP:
+                self._stop_now()
+            elif message.word == REOPEN:
+                self._reopen()
+            elif message.word == CONFIGURATION:
+                self._take(message.payload)
+
+    def _take(self, payload: bytes) -> None:
+        """Swap in the configuration that all workers are to have."""
+        number, origin, config = unpack_reload(payload)
+        gateway = self._gateway
+        # Nothing is heard before the gateway has started: until then its loop does nothing else.
+        assert self._post is not None and gateway is not None and gateway.generation is not None
+        if self._asked_to_end.is_set():
+            return
+        if origin == self._post.shared.worker and config == gateway.generation.config:
+            return  # it was this worker that was asked to load it
+        logs.configure(config.process.log_level or "info", self._config.process.log_format or "text")
+        gateway.take(config, number)
+
+    def _announce_reload(self, config: Config) -> None:
+        """This worker was asked to reload, and has: all others must."""
+        assert self._post is not None
+        self._post.channel.send(CONFIGURATION, pickle.dumps(config))
+
+
+def announce(config: Config, source: Source, started: Started) -> None:
+    """The banner, or one record where the log is for machines."""
+    if config.process.log_format == "json":
+        fields: dict[str, Any] = {
+            "version": __version__,
+            "listen": [url(address) for address in started.listen],
+            "admin": url(started.admin) if started.admin else None,
+            "config": config.file,
+            "profile": config.profile.value,
+            "simulated": source.is_simulated,
+            "workers": config.process.workers,
+        }
+        logger.info("started", extra={"fields": fields})
+        for warning in (*config.warnings, *process_warnings(config, source)):
             logger.warning("%s", warning)
-        return config
+        for name in source.missing_keys:
+            logger.warning("%s is not set", name)
+    else:
+        sys.stderr.write(banner(config, source, started, Ink.for_stream(sys.stderr)))
+        sys.stderr.flush()
 
 
+def load_again(source: Source, running: ProcessConfig) -> Config:
+    """The configuration as it is now; says what of it needs a restart.
+
+    Raises:
+        ConfigErrors: it is refused.
+    """
+    config = source.load()
+    new = config.process
+    refuse_exposure(replace(config, process=replace(new, listen=running.listen)))  # where we do listen
+    for name in (*_PROCESS, *_LISTENER):
+        if getattr(running, name) != getattr(new, name):
+            written = name.removesuffix("_s")  # as it stands in the file
+            logger.warning("fastgw.%s has changed: a restart is needed for that", written)
+    logs.configure(new.log_level or "info", running.log_format or "text")
+    for warning in config.warnings:
+        logger.warning("%s", warning)
+    return config
+
+
+def settled(config: Config, running: ProcessConfig) -> Config:
+    """The configuration with what needs a restart as it is: a worker may be started with it."""
+    kept = {name: getattr(running, name) for name in (*_PROCESS, *_LISTENER)}
+    return replace(config, process=replace(config.process, **kept))
+
+
+# What is settled when the process starts.
+_PROCESS = ("listen", "admin", "admin_token", "workers", "access_log", "log_format", "connect_to")
 # Limits that the listeners took over when they were made.
 _LISTENER = (
     "max_head_bytes",
@@ -259,10 +380,28 @@ _LISTENER = (
 )
 
 
-async def _simulator() -> "Simulator":
-    """The built-in providers, with their control port where the documents say it is, if that is free."""
+def pack_reload(number: int, origin: int | None, config: bytes) -> bytes:
+    """A message to all workers: a generation's number, the worker it comes from, the pickled value."""
+    return pickle.dumps((number, origin, config))
+
+
+def unpack_reload(payload: bytes) -> tuple[int, int | None, Config]:
+    number, origin, config = pickle.loads(payload)
+    return number, origin, pickle.loads(config)
+
+
+async def start_simulator(again: Simulated | None = None) -> "Simulator":
+    """The built-in providers, with their control port where the documents say it is, if that is free.
+
+    Args:
+        again: where they were before, and are to be again.
+    """
     from fastgw.simulator import start  # a gateway with real providers has no use for it
 
+    if again is not None:
+        openai, deepseek = (port for _, _, _, port in again.connect_to)
+        directory = Path(again.ca_file).parent
+        return await start(ports=(openai, deepseek), control_port=again.control_port, ca_dir=directory)
     try:
         return await start(control_port=CONTROL_PORT)
     except OSError:

@@ -8,6 +8,7 @@ Fields that may hold keys are left out of ``repr``.
 
 from __future__ import annotations
 
+import copyreg
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -17,6 +18,18 @@ from typing import Any
 from ..balancing.deadlines import Deadlines as Deadlines  # one table for both
 
 EMPTY: Mapping[str, Any] = MappingProxyType({})
+
+
+def read_only(items: dict[str, Any]) -> MappingProxyType[str, Any]:
+    return MappingProxyType(items)
+
+
+def _reduce(mapping: MappingProxyType[str, Any]) -> tuple[Any, ...]:
+    return read_only, (dict(mapping),)
+
+
+# A configuration goes from process to process; this is the one value in it that cannot by itself.
+copyreg.pickle(MappingProxyType, _reduce)
 
 
 class Profile(StrEnum):
@@ -183,6 +196,7 @@ class ProcessConfig:
     listen: tuple[str, ...] = ()  # () : the command line's default
     admin: str | None = None
     admin_token: str | None = field(default=None, repr=False)
+    workers: int = 1  # processes
     drain_s: float = 30.0
     access_log: str | None = None
     log_level: str | None = None

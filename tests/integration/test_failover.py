@@ -7,6 +7,9 @@ id of its own request.
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
+from functools import partial
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -15,6 +18,7 @@ import httpx
 import pytest
 from openai import AsyncOpenAI
 from rig import CONFIG, DEEPSEEK, MESSAGES, OPENAI, FaultKind, Rig, running, wait_until
+from worker_rig import WorkersRig, running_in_front
 
 # (name, fault or None, parameters)
 FAULTS: list[tuple[str, FaultKind, dict[str, Any]]] = [
@@ -35,11 +39,28 @@ FAULTS: list[tuple[str, FaultKind, dict[str, Any]]] = [
 ]
 AT_ONCE = 32
 
+AnyRig = Rig | WorkersRig
+Launch = Callable[..., AbstractContextManager[AnyRig]]
+
+
+@pytest.fixture(params=["one process", "two workers"])
+def launch(request: pytest.FixtureRequest, tmp_path: Path, ca_dir: Path) -> Launch:
+    """Starts a gateway and its providers: ``launch(config, article=...)``."""
+    if request.param == "one process":
+        return partial(running, ca_dir)
+    return partial(running_in_front, tmp_path, ca_dir)
+
+
+@pytest.fixture
+def rig(launch: Launch) -> Iterator[AnyRig]:
+    with launch(CONFIG) as started:
+        yield started
+
 
 class Caller:
     """Sends requests with ids and checks that each answer is the one of its own request."""
 
-    def __init__(self, rig: Rig) -> None:
+    def __init__(self, rig: AnyRig) -> None:
         self.client = AsyncOpenAI(
             base_url=rig.base_url,
             api_key="sk-of-the-caller",
@@ -78,7 +99,7 @@ class Caller:
         await asyncio.gather(*(self.one() for _ in range(number)))
 
 
-def recovery_time(rig: Rig) -> float:
+def recovery_time(rig: AnyRig) -> float:
     """Ask until the primary answers again; returns how long that took, seconds."""
 
     def is_back() -> bool:
@@ -91,8 +112,8 @@ def recovery_time(rig: Rig) -> float:
     return wait_until(is_back, "the primary answers again")
 
 
-def test_two_thousand_requests_see_none_of_the_faults(ca_dir: Path) -> None:
-    with running(ca_dir) as rig:
+def test_two_thousand_requests_see_none_of_the_faults(launch: Launch) -> None:
+    with launch(CONFIG) as rig:
 
         async def storm() -> Caller:
             caller = Caller(rig)
@@ -116,9 +137,9 @@ def test_two_thousand_requests_see_none_of_the_faults(ca_dir: Path) -> None:
 
 @pytest.mark.parametrize(("name", "kind", "parameters"), FAULTS, ids=[fault[0] for fault in FAULTS])
 def test_traffic_returns_to_the_primary_after_the_fault(
-    ca_dir: Path, name: str, kind: FaultKind, parameters: dict[str, Any]
+    launch: Launch, name: str, kind: FaultKind, parameters: dict[str, Any]
 ) -> None:
-    with running(ca_dir) as rig:
+    with launch(CONFIG) as rig:
 
         async def suffer() -> None:
             caller = Caller(rig)
@@ -152,7 +173,7 @@ def test_traffic_returns_to_the_primary_after_the_fault(
     ids=lambda value: str(getattr(value, "value", value)),
 )
 def test_both_providers_broken_is_a_clear_error_at_once(
-    rig: Rig, kind: FaultKind, parameters: dict[str, Any], statuses: set[int]
+    rig: AnyRig, kind: FaultKind, parameters: dict[str, Any], statuses: set[int]
 ) -> None:
     rig.fault(rig.openai, kind, **parameters)
     rig.fault(rig.deepseek, kind, **parameters)
@@ -168,7 +189,7 @@ def test_both_providers_broken_is_a_clear_error_at_once(
         assert "sk-" not in answer.text
 
 
-def test_a_node_gets_only_its_own_key_and_nothing_of_the_callers(rig: Rig) -> None:
+def test_a_node_gets_only_its_own_key_and_nothing_of_the_callers(rig: AnyRig) -> None:
     headers = {
         "authorization": "Bearer sk-of-the-caller",
         "openai-organization": "org-caller",
@@ -189,7 +210,7 @@ def test_a_node_gets_only_its_own_key_and_nothing_of_the_callers(rig: Rig) -> No
             assert ({"sk-sim-openai", "sk-sim-deepseek"} - {key}).pop() not in text
 
 
-def test_the_backup_gets_a_model_it_knows(rig: Rig) -> None:
+def test_the_backup_gets_a_model_it_knows(rig: AnyRig) -> None:
     rig.fault(rig.openai, FaultKind.STATUS, status=500)
     body = {"model": "gpt-4o", "messages": MESSAGES}
     answer = httpx.post(f"{rig.base_url}/chat/completions", json=body)
@@ -200,9 +221,9 @@ def test_the_backup_gets_a_model_it_knows(rig: Rig) -> None:
     assert asked == ["deepseek-flash"]
 
 
-def test_the_articles_file_runs_verbatim(ca_dir: Path) -> None:
+def test_the_articles_file_runs_verbatim(launch: Launch) -> None:
     article = (Path(__file__).parents[2] / "examples" / "article.yaml").read_text()
-    with running(ca_dir, article, article=True) as rig:
+    with launch(article, article=True) as rig:
         body = {"model": "gpt-4o", "messages": MESSAGES}
         answer = httpx.post(f"{rig.base_url}/chat/completions", json=body)
         assert (answer.status_code, answer.headers["x-fastgw-upstream"]) == (200, OPENAI)
@@ -216,12 +237,12 @@ def test_the_articles_file_runs_verbatim(ca_dir: Path) -> None:
         assert httpx.get(f"{rig.base_url}/models").status_code == 404
 
 
-def test_a_slow_primary_costs_its_deadline_and_no_more(ca_dir: Path) -> None:
+def test_a_slow_primary_costs_its_deadline_and_no_more(launch: Launch) -> None:
     config = CONFIG.replace("first_content_stream: 2", "first_content_stream: 1").replace(
         "    checks:", "    ignored:"
     )
     config = config[: config.index("      ignored:")] if "ignored:" in config else config
-    with running(ca_dir, config) as rig:
+    with launch(config) as rig:
         for kind in (FaultKind.KEEPALIVE_FLOOD, FaultKind.STALL):
             rig.fault(rig.openai, kind, **({"after": 0} if kind is FaultKind.STALL else {}))
             body = {"model": "gpt-4o", "messages": MESSAGES, "stream": True}

@@ -91,9 +91,11 @@ def test_flags_become_values(seen: list[Any]) -> None:
 def test_a_variable_stands_for_a_flag_and_the_flag_wins(seen: list[Any]) -> None:
     invoke("run", FASTGW_LISTEN="127.0.0.1:1 unix:/run/a.sock", FASTGW_CONFIG="env.yaml")
     invoke("run", "--listen", "127.0.0.1:2", FASTGW_LISTEN="127.0.0.1:1")
+    invoke("run", FASTGW_WORKERS="4", FASTGW_WORKER_TIMEOUT="2")
     assert seen == [
         Overrides(file="env.yaml", listen=("127.0.0.1:1", "unix:/run/a.sock")),
         Overrides(listen=("127.0.0.1:2",)),
+        Overrides(workers=4, worker_timeout_s=2.0),
     ]
 
 
@@ -106,7 +108,7 @@ def test_a_variable_stands_for_a_flag_and_the_flag_wins(seen: list[Any]) -> None
         (("--connect-to", "a:1:b"), "expected HOST:PORT:HOST2:PORT2"),
         (("--drain", "-1"), "not in the range"),
         (("--ca-file", "/no/such/file.pem"), "does not exist"),
-        (("--workers", "2"), "more than 1 is not supported yet"),
+        (("--workers", "65"), "not in the range"),
         (("--admin-token", "secret"), "No such option"),
     ],
 )

@@ -12,6 +12,7 @@ WRITTEN = ProcessConfig(
     listen=(":1", "unix:/a"),
     admin="off",
     admin_token="of the file",
+    workers=3,
     access_log="log",
     log_level="debug",
     log_format="json",
@@ -41,12 +42,14 @@ def test_the_file_wins_over_the_defaults() -> None:
     assert process.listen == ("0.0.0.0:1", "unix:/a")
     assert (process.admin, process.access_log, process.drain_s) == ("off", "log", 7.0)
     assert (process.log_level, process.log_format, process.ca_file) == ("debug", "json", "/ca.pem")
+    assert process.workers == 3
 
 
 def test_flags_win_over_the_file(tmp_path: Path) -> None:
     overrides = Overrides(
         listen=("127.0.0.1:2",),
         admin="127.0.0.1:3",
+        workers=2,
         access_log="off",
         log_level="error",
         log_format="text",
@@ -57,6 +60,7 @@ def test_flags_win_over_the_file(tmp_path: Path) -> None:
     assert process.listen == ("127.0.0.1:2",)
     assert (process.admin, process.access_log, process.drain_s) == ("127.0.0.1:3", "off", 0.0)
     assert (process.log_level, process.log_format) == ("error", "text")
+    assert process.workers == 2
     assert process.ca_file == str(tmp_path / "own.pem")
 
 

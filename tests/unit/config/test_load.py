@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import pickle
 import subprocess
 import sys
 import time
@@ -122,3 +123,18 @@ def test_a_sound_file_is_loaded_without_jsonschema() -> None:
         "assert 'yaml' in sys.modules and 'jsonschema' not in sys.modules\n"
     )
     subprocess.run([sys.executable, "-c", program], check=True, cwd=EXAMPLES.parent, timeout=60)
+
+
+def test_a_configuration_survives_the_way_to_another_process() -> None:
+    text = (
+        "fastgw: {workers: 2}\n"
+        "services:\n"
+        "  - name: s\n"
+        "    routes: [{name: r, uris: [/a]}, {name: t, uris: [/b]}]\n"
+        "    plugins: {proxy-rewrite: {headers: {set: {x-a: b}}}}\n"
+        "    upstream: {nodes: [{host: a.example, port: 80, weight: 1}]}\n"
+    )
+    config = loads(text)
+    again = pickle.loads(pickle.dumps(config))
+    assert again == config
+    assert again.routes[0].upstream is again.routes[1].upstream  # as it was: one upstream, not two

@@ -1,0 +1,516 @@
+"""From a configuration to objects: routes, upstreams, nodes, pools and probes, as one ``Generation``.
+
+Building touches nothing that runs. What did not change is taken over from the generation before:
+a pool with its connections, a node with its health. A node's health belongs to its *record key*
+(upstream, host, port, credentials), so that worker processes which build the same configuration
+have the same records, and a new credential begins anew: what was found out about the old one says
+nothing of it.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, field, replace
+from typing import Any
+from urllib.parse import urlencode
+
+from ._core import Node, NodeTable
+from .balancing.deadlines import Deadlines
+from .balancing.health import HealthPolicy, Thresholds
+from .balancing.upstream import Upstream
+from .config.model import (
+    ActiveCheck,
+    Config,
+    NodeConfig,
+    PluginConfig,
+    Profile,
+    RouteConfig,
+    Timeouts,
+    UpstreamConfig,
+)
+from .errors import ConfigError
+from .llm.dialect import ModelMap
+from .plugins.key_auth import KeyAuth
+from .plugins.proxy_rewrite import ProxyRewrite
+from .proxy.plan import NodeLink, RoutePlan
+from .proxy.probe import ProbedNode, Prober, ProbeSettings, probe_request
+from .routing import Route, RouteTable
+from .shared_state import MAX_NODES
+from .wire.head import RequestTemplate
+from .wire.pool import Pool, PoolSettings
+from .wire.resolver import Resolver
+from .wire.tls import TlsContext
+
+# What of a client's request does not go to a node unless the route says ``passthrough``.
+CREDENTIALS = (
+    b"authorization",
+    b"api-key",
+    b"x-api-key",
+    b"x-goog-api-key",
+    b"cookie",
+    b"openai-organization",
+    b"openai-project",
+)
+# What of it goes to an LLM provider at all.
+LLM_REQUEST_FIELDS = (
+    b"accept",
+    b"accept-language",
+    b"content-type",
+    b"idempotency-key",
+    b"openai-beta",
+    b"traceparent",
+    b"tracestate",
+    b"user-agent",
+    b"x-client-request-id",
+    b"x-request-id",
+)
+OWN_FIELDS = (b"x-fastgw-upstream", b"x-fastgw-attempts", b"x-fastgw-request-id", b"x-fastgw-adapted")
+# What of a provider's answer does not reach the client: it identifies us, or ties tenants.
+LLM_ANSWER_FIELDS = (
+    b"alt-svc",
+    b"openai-organization",
+    b"openai-project",
+    b"server",
+    b"set-cookie",
+    b"strict-transport-security",
+    b"via",
+)
+
+
+@dataclass(slots=True)
+class BuiltUpstream:
+    """One upstream of a generation."""
+
+    config: UpstreamConfig
+    upstream: Upstream
+    pools: tuple[Pool, ...]
+    prober: Prober | None
+    probe_pools: tuple[Pool, ...] = ()
+    route_ids: list[str] = field(default_factory=list)
+
+
+@dataclass(slots=True)
+class Generation:
+    """One configuration, built."""
+
+    number: int
+    config: Config
+    table: RouteTable
+    upstreams: dict[str, BuiltUpstream]
+    nodes: dict[str, Node]  # by record key
+    pools: dict[tuple[Any, ...], Pool]
+
+    def __repr__(self) -> str:
+        return f"<Generation {self.number} routes={len(self.table.routes)} upstreams={len(self.upstreams)}>"
+
+
+class Builder:
+    """Builds the generations of one process.
+
+    Args:
+        resolver: of the pools' names.
+        table: where the nodes' records are.
+        ca_file: whom to trust where the configuration does not say.
+        forwards_simulator_fields: the upstreams are simulated, and may be told what to do.
+    """
+
+    def __init__(
+        self,
+        resolver: Resolver,
+        table: NodeTable,
+        *,
+        ca_file: str | None = None,
+        forwards_simulator_fields: bool = False,
+    ) -> None:
+        self.resolver = resolver
+        self.table = table
+        self.ca_file = ca_file
+        self.forwards_simulator_fields = forwards_simulator_fields
+        self._contexts: dict[str | None, tuple[tuple[int, ...], TlsContext]] = {}
+
+    def build(self, config: Config, old: Generation | None, *, number: int) -> Generation:
+        """Everything a configuration says, as objects.
+
+        Args:
+            old: what is taken over from, if anything.
+        Raises:
+            ConfigError: a file cannot be read, or the nodes do not fit the table.
+        """
+        generation = Generation(number, config, RouteTable(()), {}, {}, {})
+        routes = []
+        for route in config.routes:
+            built = self._upstream_of(route, config, generation, old)
+            plan = self._plan(route, built, config)
+            routes.append(
+                Route(
+                    route.id,
+                    route.name,
+                    route.uris,
+                    plan,
+                    hosts=route.hosts,
+                    methods=route.methods,
+                    priority=route.priority,
+                )
+            )
+            if built is not None:
+                built.route_ids.append(route.id)
+        count = sum(len(built.pools) for built in generation.upstreams.values())
+        if count > MAX_NODES:
+            raise ConfigError(f"{count} nodes in all upstreams: there is room for {MAX_NODES}")
+        generation.table = RouteTable(routes)
+        return generation
+
+    def _upstream_of(
+        self, route: RouteConfig, config: Config, generation: Generation, old: Generation | None
+    ) -> BuiltUpstream | None:
+        upstream = route.upstream
+        if upstream is None:
+            return None
+        # An upstream that is written inside a route or a service has the id of that one, and an own
+        # one may have the same: they must not be taken for each other.
+        owner = upstream.mark.path.partition("[")[0] if upstream.mark is not None else "upstreams"
+        key = f"/{owner}/{upstream.id or upstream.name}"
+        while key in generation.upstreams and generation.upstreams[key].config is not upstream:
+            key += "'"
+        if key not in generation.upstreams:
+            generation.upstreams[key] = self._build_upstream(key, upstream, config, generation, old)
+        return generation.upstreams[key]
+
+    def _build_upstream(
+        self, key: str, config: UpstreamConfig, whole: Config, generation: Generation, old: Generation | None
+    ) -> BuiltUpstream:
+        nodes = []
+        pools = []
+        for node_config in config.nodes:
+            record = record_key(key, node_config)
+            while record in generation.nodes:
+                record += "'"  # written twice in one upstream: each has a health of its own
+            known = old.nodes.get(record) if old is not None else None
+            node = generation.nodes[record] = self._node(node_config, record, known)
+            nodes.append(node)
+            pools.append(self._pool(node_config, config, whole, generation, old))
+        policy = health_policy(config, whole)
+        upstream = Upstream(
+            nodes,
+            policy,
+            name=config.name,
+            retries=config.retries,
+            retry_timeout_s=config.retry_timeout_s,
+        )
+        built = BuiltUpstream(config, upstream, tuple(pools), None)
+        if config.active is not None:
+            self._build_prober(built, whole)
+        return built
+
+    def _node(self, config: NodeConfig, record: str, known: Node | None) -> Node:
+        """The known node where nothing of it changed; else another one with the same record."""
+        name = config.name or f"{config.host}:{config.port}"
+        unchanged = (config.weight, config.priority, name, config.max_in_flight)
+        if known is not None and (known.weight, known.priority, known.name, known.max_in_flight) == unchanged:
+            return known
+        try:
+            return Node(
+                config.host,
+                config.port,
+                config.weight,
+                config.priority,
+                name=name,
+                max_in_flight=config.max_in_flight,
+                table=self.table,
+                key=record,
+            )
+        except ValueError as error:
+            raise ConfigError(f"node {name}: {error}") from error
+
+    def _tls(self, ca_file: str | None) -> TlsContext:
+        """Whom to trust, read anew when the file has changed."""
+        stamp: tuple[int, ...] = ()
+        if ca_file is not None:
+            try:
+                status = os.stat(ca_file)
+            except OSError as error:
+                raise ConfigError(f"cannot read {ca_file}: {error.strerror}") from error
+            stamp = (status.st_mtime_ns, status.st_size, status.st_ino)
+        known = self._contexts.get(ca_file)
+        if known is None or known[0] != stamp:
+            known = self._contexts[ca_file] = (stamp, TlsContext(ca_file))
+        return known[1]
+
+    def _pool(
+        self,
+        node: NodeConfig,
+        upstream: UpstreamConfig,
+        whole: Config,
+        generation: Generation,
+        old: Generation | None,
+    ) -> Pool:
+        is_tls = upstream.scheme in ("https", "grpcs")
+        # The context is part of the key: connections made under another trust are not used again.
+        tls = self._tls(self._ca_file(node, upstream, whole)) if is_tls else None
+        server_name = node.host
+        if upstream.pass_host == "rewrite" and upstream.upstream_host:
+            server_name = split_port(upstream.upstream_host)
+        settings = PoolSettings(
+            size=upstream.keepalive.size,
+            idle_timeout_s=upstream.keepalive.idle_timeout_s,
+            requests=upstream.keepalive.requests,
+        )
+        key = (node.host, node.port, tls, server_name, settings)
+        pool = generation.pools.get(key)
+        if pool is None and old is not None:
+            pool = old.pools.get(key)
+        if pool is None:
+            pool = Pool(
+                self.resolver,
+                node.host,
+                node.port,
+                tls=tls,
+                server_name=server_name,
+                settings=settings,
+            )
+        generation.pools[key] = pool
+        return pool
+
+    def _ca_file(self, node: NodeConfig, upstream: UpstreamConfig, whole: Config) -> str | None:
+        return node.ca_file or upstream.ca_file or whole.process.ca_file or self.ca_file
+
+    def _build_prober(self, built: BuiltUpstream, whole: Config) -> None:
+        check = built.config.active
+        assert check is not None
+        is_apisix = whole.profile is Profile.APISIX
+        probed = []
+        for node, config in zip(built.upstream.nodes, built.config.nodes, strict=True):
+            is_named = not is_ip(config.host)
+            host = config.host if is_named or not check.host else check.host
+            if built.config.pass_host == "rewrite" and built.config.upstream_host:
+                host = built.config.upstream_host
+            tls = self._tls(self._ca_file(config, built.config, whole)) if check.type == "https" else None
+            pool = Pool(
+                self.resolver,
+                config.host,
+                check.port or config.port,
+                tls=tls,
+                server_name=host.partition(":")[0],
+            )
+            request = probe_request(check.http_method, check.http_path, host.encode(), check.req_headers)
+            probed.append(ProbedNode(node, pool, b"" if check.type == "tcp" else request))
+        settings = ProbeSettings(
+            is_tcp=check.type == "tcp",
+            timeout_s=check.timeout_s,
+            healthy_interval_s=check.healthy_interval_s,
+            unhealthy_interval_s=check.unhealthy_interval_s,
+            healthy_statuses=check.healthy_statuses or frozenset(),
+            unhealthy_statuses=check.unhealthy_statuses or frozenset(),
+            judges_unlisted=not is_apisix,
+            concurrency=check.concurrency,
+        )
+        built.probe_pools = tuple(node.pool for node in probed)
+        built.prober = Prober(built.upstream, tuple(probed), settings)
+
+    def _plan(self, route: RouteConfig, built: BuiltUpstream | None, config: Config) -> RoutePlan:
+        is_apisix = config.profile is Profile.APISIX
+        passthrough = route.passthrough or is_apisix
+        upstream = built.config if built is not None else None
+        is_llm = upstream is not None and any(node.provider for node in upstream.nodes)
+        fields, dropped, plugins, host = self._plugins(
+            route.plugins, config, passthrough=passthrough, is_llm=is_llm
+        )
+        links: tuple[NodeLink, ...] = ()
+        if built is not None:
+            links = tuple(
+                self._link(built, position, fields, dropped, host, passthrough=passthrough, is_llm=is_llm)
+                for position in range(len(built.config.nodes))
+            )
+        retries = upstream.retries if upstream is not None else None
+        timeouts = route.timeout or (upstream.timeout if upstream is not None else None)
+        process = config.process
+        return RoutePlan(
+            route.name,
+            built.upstream if built is not None else None,
+            links,
+            plugins=plugins,
+            deadlines=deadlines_of(route.deadlines, timeouts),
+            is_llm=is_llm,
+            replayable=route.replayable if not is_apisix or route.replayable is not None else None,
+            replays_uncertain=not is_apisix,
+            fails_over_on_status=not is_apisix,
+            passthrough=passthrough,
+            max_attempts=retries + 1 if retries is not None else None,
+            hold_answer_bytes=process.hold_answer_bytes,
+            shows_headers=process.response_headers,
+            strip_prefix=route.strip_prefix.encode(),
+            dropped_answer_fields=(*OWN_FIELDS, *(LLM_ANSWER_FIELDS if is_llm else ())),
+        )
+
+    def _link(
+        self,
+        built: BuiltUpstream,
+        position: int,
+        fields: list[tuple[bytes, bytes]],
+        dropped: set[bytes],
+        rewritten_host: bytes | None,
+        *,
+        passthrough: bool,
+        is_llm: bool,
+    ) -> NodeLink:
+        upstream = built.config
+        node = upstream.nodes[position]
+        auth = [(name.lower().encode(), value.encode()) for name, value in node.auth_headers]
+        auth_names = frozenset(name for name, _ in auth)
+        sent = [field for field in fields if field[0] not in auth_names] + auth
+        drop = set(dropped) | auth_names | set(OWN_FIELDS) | {b"x-fastgw-*"}
+        keep: tuple[bytes, ...] | None = None
+        if not passthrough:
+            drop |= set(CREDENTIALS)
+        if is_llm:
+            # The gateway reads the answer's events, so it must not be compressed.
+            sent.append((b"accept-encoding", b"identity"))
+            drop.add(b"accept-encoding")
+            keep = LLM_REQUEST_FIELDS + (CREDENTIALS if passthrough else ())
+            if self.forwards_simulator_fields:
+                keep += (b"x-sim-*",)
+        host = rewritten_host if upstream.pass_host == "pass" else host_for(node, upstream)
+        return NodeLink(
+            built.upstream.nodes[position],
+            built.pools[position],
+            RequestTemplate(host, sent, drop, keep),
+            position=position,
+            provider=node.provider,
+            models=ModelMap(node.models) if node.models else None,
+            query=urlencode(node.auth_query).encode(),
+            auth_names=auth_names,
+        )
+
+    @staticmethod
+    def _plugins(
+        configs: tuple[PluginConfig, ...], config: Config, *, passthrough: bool, is_llm: bool
+    ) -> tuple[list[tuple[bytes, bytes]], set[bytes], tuple[Any, ...], bytes | None]:
+        """A route's plugins: what they do to every request alike, and the ones that must run.
+
+        Returns (fields to send, client fields to drop, plugins to run, Host to send).
+        """
+        fields: list[tuple[bytes, bytes]] = []
+        dropped: set[bytes] = set()
+        running: list[Any] = []
+        host: bytes | None = None
+        for plugin in configs:
+            meta = plugin.conf.get("_meta", {})
+            if meta.get("disable"):
+                continue
+            if plugin.name == "proxy-rewrite":
+                rewrite = ProxyRewrite(plugin.conf)
+                host = rewrite.host
+                if rewrite.is_static:
+                    fields, dropped = rewrite.static_edits()
+                    continue
+                running.append((meta.get("priority", rewrite.priority), rewrite))
+            elif plugin.name == "key-auth":
+                auth = KeyAuth(
+                    plugin.conf,
+                    [(consumer.username, consumer.keys) for consumer in config.consumers],
+                    hides=not passthrough,  # a client's key is for us
+                    tells_node=passthrough or not is_llm,  # a provider need not know who asks
+                    errors_like_apisix=config.profile is Profile.APISIX,
+                )
+                running.append((meta.get("priority", auth.priority), auth))
+            else:
+                raise ConfigError(f"plugin {plugin.name!r} is not supported")
+        running.sort(key=lambda entry: -entry[0])
+        return fields, dropped, tuple(plugin for _, plugin in running), host
+
+
+# --- From configuration values to policies ----------------------------------------------------
+
+
+def is_ip(host: str) -> bool:
+    return ":" in host or host.replace(".", "").isdigit()
+
+
+def record_key(upstream: str, node: NodeConfig) -> str:
+    """What a node's health belongs to. It holds the credentials: nothing may show it."""
+    parts = [upstream, node.host, str(node.port)]
+    for pairs in (node.auth_headers, node.auth_query):
+        parts += [f"{len(pairs)}", *(text for pair in pairs for text in pair)]
+    return "\0".join(parts)
+
+
+def split_port(host: str) -> str:
+    """A Host without its port; brackets of an IPv6 address stay off."""
+    if host.startswith("["):
+        return host[1:].partition("]")[0]
+    return host if host.count(":") > 1 else host.partition(":")[0]
+
+
+def host_for(node: NodeConfig, upstream: UpstreamConfig) -> bytes:
+    """The Host a node gets: its own name, or the one the upstream writes; a port if unusual."""
+    if upstream.pass_host == "rewrite" and upstream.upstream_host:
+        return upstream.upstream_host.encode()
+    standard = 443 if upstream.scheme in ("https", "grpcs") else 80
+    name = f"[{node.host}]" if ":" in node.host else node.host
+    return (name if node.port == standard else f"{name}:{node.port}").encode()
+
+
+def deadlines_of(deadlines: Deadlines, timeouts: Timeouts | None) -> Deadlines:
+    """A route's deadlines; APISIX's ``timeout`` object sets the ones it has a word for."""
+    if timeouts is None:
+        return deadlines
+    return replace(
+        deadlines,
+        connect_s=timeouts.connect_s,
+        node_write_s=timeouts.send_s,
+        head_stream_s=timeouts.read_s,
+        head_s=timeouts.read_s,
+        idle_s=timeouts.read_s,
+    )
+
+
+def health_policy(upstream: UpstreamConfig, config: Config) -> HealthPolicy:
+    """An upstream's checks as the policy of its health."""
+    is_apisix = config.profile is Profile.APISIX
+    passive = upstream.passive
+    policy = HealthPolicy(
+        dead_reprobe_s=config.process.dead_reprobe_s,
+        dead_reprobe_max_s=10 * config.process.dead_reprobe_s,
+        cooling_max_s=config.process.cooling_max_s,
+    )
+    if upstream.active is not None:
+        intervals = (upstream.active.healthy_interval_s, upstream.active.unhealthy_interval_s)
+        policy = replace(
+            policy,
+            active=active_thresholds(upstream.active),
+            probe_hold_s=max(30.0, 3 * max(intervals)),
+        )
+    if passive is not None:
+        policy = replace(
+            policy,
+            passive=Thresholds(
+                successes=passive.successes,
+                http_failures=passive.http_failures,
+                tcp_failures=passive.tcp_failures,
+                timeouts=passive.timeouts,
+            ),
+            passive_success_statuses=passive.healthy_statuses,
+            passive_failure_statuses=passive.unhealthy_statuses,
+            eject_on_connect_failure=passive.connect_failure_ejects,
+            rate_percent=0,  # thresholds that were written replace the built-in rule
+        )
+    if is_apisix:
+        policy = replace(
+            policy,
+            passive=policy.passive if passive is not None else None,
+            eject_on_connect_failure=False,
+            rate_percent=0,
+            panic="all",
+            trials=False,
+            heal_by_probe_only_after_trial=False,
+        )
+    return policy
+
+
+def active_thresholds(check: ActiveCheck) -> Thresholds:
+    return Thresholds(
+        successes=check.successes,
+        http_failures=check.http_failures,
+        tcp_failures=check.tcp_failures,
+        timeouts=check.timeouts,
+    )
