@@ -17,7 +17,7 @@ from fastgw.llm import body
 
 def interpreted() -> ModuleType:
     """body.py run by the interpreter, whatever is built."""
-    name = "body_interpreted"
+    name = "fastgw.llm.body_interpreted"
     loader = SourceFileLoader(name, str(Path(body.__file__).with_name("body.py")))
     spec = spec_from_loader(name, loader)
     assert spec is not None
