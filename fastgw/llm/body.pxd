@@ -9,7 +9,6 @@ cdef int _NONE, _MODEL, _STREAM, _STREAM_OPTIONS, _ERROR, _CHOICES, _OUTPUT, _OB
 
 
 @cython.final
-@cython.freelist(64)
 cdef class BodyFacts:
     cdef readonly str model
     cdef readonly Py_ssize_t model_start
@@ -60,12 +59,11 @@ cdef Py_ssize_t _skip_space(const unsigned char *p, Py_ssize_t i, Py_ssize_t end
 cdef Py_ssize_t _skip_colon(const unsigned char *p, Py_ssize_t i, Py_ssize_t end) noexcept
 
 
-@cython.locals(quote=Py_ssize_t)
 cdef Py_ssize_t _skip_string(const unsigned char *p, Py_ssize_t i, Py_ssize_t end) noexcept
 
 
 @cython.locals(quote=Py_ssize_t, quotes=cython.ulonglong)
-cdef Py_ssize_t _skip_long_string(const unsigned char *p, Py_ssize_t i, Py_ssize_t end) noexcept
+cdef Py_ssize_t _skip_escaped_string(const unsigned char *p, Py_ssize_t i, Py_ssize_t end) noexcept
 
 
 @cython.locals(k=Py_ssize_t)
@@ -78,7 +76,7 @@ cdef bint _ends_word(int c) noexcept
 
 
 @cython.locals(
-    c=int, at=Py_ssize_t, text=Py_ssize_t, depth=Py_ssize_t, shape=cython.ulonglong, marks=cython.ulonglong,
+    c=int, at=Py_ssize_t, text=Py_ssize_t, shape=cython.ulonglong, marks=cython.ulonglong,
     is_marked=bint
 )
 cdef (Py_ssize_t, bint) _skip_nested(const unsigned char *p, Py_ssize_t i, Py_ssize_t end) noexcept

@@ -240,7 +240,7 @@ def _name_of(p: bytes, start: int, end: int) -> int:
             return _STREAM_OPTIONS
     # An escaped letter must not hide a key from us that the provider will see. The shortest name
     # with one has nine bytes; the longest form of a name is six bytes a letter.
-    if 9 <= size <= 84 and byte_search.far(p, 0x5C, start, end) >= 0:
+    if 9 <= size <= 84 and byte_search.find(p, 0x5C, start, end) >= 0:
         return _escaped_name_of(p, start, end)
     return _NONE
 
@@ -310,17 +310,18 @@ def _skip_colon(p: bytes, i: int, end: int) -> int:
 
 def _skip_string(p: bytes, i: int, end: int) -> int:
     """``i`` is after the opening quote. The first quote that is not escaped ends the string."""
-    quote = byte_search.near_quote(p, i, end)
-    if quote >= 0 and p[quote - 1] != 0x5C:
-        return quote + 1
-    return _skip_long_string(p, i, end)
+    i = byte_search.find(p, 0x22, i, end)
+    if i < 0 or p[i - 1] != 0x5C:
+        return i + 1 if i >= 0 else -1
+    return _skip_escaped_string(p, i, end)
 
 
-def _skip_long_string(p: bytes, i: int, end: int) -> int:
+def _skip_escaped_string(p: bytes, i: int, end: int) -> int:
+    """As `_skip_string`, best where there are many quotes."""
     while i < end:
         quotes = byte_search.quotes(p, i, end)
         if not quotes:
-            i = byte_search.far(p, 0x22, i, end)
+            i = byte_search.find(p, 0x22, i, end)
             if i < 0:
                 return -1
             continue
@@ -366,14 +367,13 @@ def _skip_nested(p: bytes, i: int, end: int) -> tuple[int, bool]:
 
     Also tells whether one of the strings in it is `BROKEN_OFF`.
     """
-    depth = 0
-    shape = 0  # one bit for each open bracket, the innermost lowest: is it a curly one?
+    shape = 1  # a bit, and one for each open bracket, the innermost lowest: is it a curly one?
     text = 0  # where the string begins in which we are; 0 is outside of strings
     is_marked = False
     while i < end:
         marks = byte_search.quotes(p, i, end)
         if text and not marks:
-            i = byte_search.far(p, 0x22, i, end)
+            i = byte_search.find(p, 0x22, i, end)
             if i < 0:
                 return -1, False
             continue
@@ -390,16 +390,14 @@ def _skip_nested(p: bytes, i: int, end: int) -> tuple[int, bool]:
             elif c == 0x22:
                 text = at + 1
             elif c == 0x7B or c == 0x5B:
-                depth += 1
-                if depth >= _MAX_DEPTH:  # the top level is one, too
+                if shape >> (_MAX_DEPTH - 1):  # the top level is one, too
                     return -1, False
                 shape = (shape << 1) | (c == 0x7B)
             else:
                 if (shape & 1) != (c == 0x7D):
                     return -1, False
                 shape >>= 1
-                depth -= 1
-                if depth == 0:
+                if shape == 1:
                     return at + 1, is_marked
         i += 64
     return -1, False

@@ -74,15 +74,17 @@ cdef extern from *:
             | fastgw_brackets_16(q + 32) << 32 | fastgw_brackets_16(q + 48) << 48;
     }
 
-    static inline Py_ssize_t fastgw_near_quote(const unsigned char *p, Py_ssize_t i, Py_ssize_t end) {
-        uint64_t found = end - i >= 16 ? fastgw_quotes_16(p + i) : 0;
-        return found ? i + __builtin_ctzll(found) : -1;
-    }
-
-    static inline Py_ssize_t fastgw_far(
+    /* Most strings end within 16 bytes; the C library is better at the others. */
+    static inline Py_ssize_t fastgw_find(
         const unsigned char *p, unsigned char c, Py_ssize_t i, Py_ssize_t end) {
-        const unsigned char *found = (const unsigned char *)memchr(p + i, c, (size_t)(end - i));
-        return found ? found - p : -1;
+        const unsigned char *far;
+        if (end - i >= 16) {
+            unsigned found = fastgw_bits(fastgw_are(fastgw_load(p + i), (char)c));
+            if (found) return i + __builtin_ctz(found);
+            i += 16;
+        }
+        far = (const unsigned char *)memchr(p + i, c, (size_t)(end - i));
+        return far ? far - p : -1;
     }
 
     #define fastgw_lowest(found) __builtin_ctzll(found)
@@ -95,10 +97,7 @@ cdef extern from *:
         const unsigned char *p, Py_ssize_t i, Py_ssize_t end
     ) noexcept
     int lowest "fastgw_lowest" (unsigned long long found) noexcept
-    Py_ssize_t near_quote "fastgw_near_quote" (
-        const unsigned char *p, Py_ssize_t i, Py_ssize_t end
-    ) noexcept
-    Py_ssize_t far "fastgw_far" (
+    Py_ssize_t find "fastgw_find" (
         const unsigned char *p, unsigned char byte, Py_ssize_t i, Py_ssize_t end
     ) noexcept
     bint is_word "fastgw_is_word" (

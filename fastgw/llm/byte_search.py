@@ -26,13 +26,8 @@ def lowest(found: int) -> int:
     return (found & -found).bit_length() - 1
 
 
-def near_quote(p: bytes, i: int, end: int) -> int:
-    """The first quote in the next 16 bytes, or -1; also where ``end`` is nearer than that."""
-    return p.find(b'"', i, i + 16) if end - i >= 16 else -1
-
-
-def far(p: bytes, byte: int, i: int, end: int) -> int:
-    """The first such byte, or -1: best where it is some hundred bytes away."""
+def find(p: bytes, byte: int, i: int, end: int) -> int:
+    """Find the first such byte, near or far; -1 if there is none."""
     return p.find(byte, i, end)
 
 
