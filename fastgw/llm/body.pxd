@@ -66,6 +66,12 @@ cdef Py_ssize_t _skip_string(const unsigned char *p, Py_ssize_t i, Py_ssize_t en
 cdef Py_ssize_t _skip_escaped_string(const unsigned char *p, Py_ssize_t i, Py_ssize_t end) noexcept
 
 
+@cython.locals(before=cython.ulonglong)
+cdef bint _all_escaped(
+    const unsigned char *p, Py_ssize_t i, Py_ssize_t end, unsigned long long quotes
+) noexcept
+
+
 @cython.locals(k=Py_ssize_t)
 cdef bint _is_escaped(const unsigned char *p, Py_ssize_t i) noexcept
 

@@ -41,8 +41,8 @@ cdef extern from *:
     }
     #endif
 
-    static inline uint64_t fastgw_quotes_16(const unsigned char *p) {
-        return fastgw_bits(fastgw_are(fastgw_load(p), '"'));
+    static inline uint64_t fastgw_are_16(const unsigned char *p, char c) {
+        return fastgw_bits(fastgw_are(fastgw_load(p), c));
     }
 
     static inline uint64_t fastgw_brackets_16(const unsigned char *p) {
@@ -60,11 +60,12 @@ cdef extern from *:
         return copy;
     }
 
-    static inline uint64_t fastgw_quotes(const unsigned char *p, Py_ssize_t i, Py_ssize_t end) {
+    static inline uint64_t fastgw_are_64(
+        const unsigned char *p, Py_ssize_t i, Py_ssize_t end, char c) {
         unsigned char copy[64];
         const unsigned char *q = fastgw_padded(p, i, end, copy);
-        return fastgw_quotes_16(q) | fastgw_quotes_16(q + 16) << 16
-            | fastgw_quotes_16(q + 32) << 32 | fastgw_quotes_16(q + 48) << 48;
+        return fastgw_are_16(q, c) | fastgw_are_16(q + 16, c) << 16
+            | fastgw_are_16(q + 32, c) << 32 | fastgw_are_16(q + 48, c) << 48;
     }
 
     static inline uint64_t fastgw_brackets(const unsigned char *p, Py_ssize_t i, Py_ssize_t end) {
@@ -87,10 +88,15 @@ cdef extern from *:
         return far ? far - p : -1;
     }
 
+    #define fastgw_quotes(p, i, end) fastgw_are_64(p, i, end, '"')
+    #define fastgw_backslashes(p, i, end) fastgw_are_64(p, i, end, '\\\\')
     #define fastgw_lowest(found) __builtin_ctzll(found)
     #define fastgw_is_word(p, i, word, size) (memcmp((p) + (i), word, (size_t)(size)) == 0)
     """
     unsigned long long quotes "fastgw_quotes" (
+        const unsigned char *p, Py_ssize_t i, Py_ssize_t end
+    ) noexcept
+    unsigned long long backslashes "fastgw_backslashes" (
         const unsigned char *p, Py_ssize_t i, Py_ssize_t end
     ) noexcept
     unsigned long long brackets "fastgw_brackets" (

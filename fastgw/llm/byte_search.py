@@ -16,6 +16,11 @@ def quotes(p: bytes, i: int, end: int) -> int:
     return sum(1 << k for k, byte in enumerate(p[i : min(i + 64, end)]) if byte == 0x22)
 
 
+def backslashes(p: bytes, i: int, end: int) -> int:
+    """Which of the 64 bytes are backslashes?"""
+    return sum(1 << k for k, byte in enumerate(p[i : min(i + 64, end)]) if byte == 0x5C)
+
+
 def brackets(p: bytes, i: int, end: int) -> int:
     """Which of the 64 bytes are brackets?"""
     return sum(1 << found.start() - i for found in _BRACKETS.finditer(p, i, min(i + 64, end)))
