@@ -29,8 +29,12 @@ cdef BodyFacts _no_facts()
 cpdef BodyFacts scan(bytes body)
 
 
-@cython.locals(start=Py_ssize_t, end=Py_ssize_t)
+@cython.locals(parts=list)
 cpdef bytes replace_model(bytes body, BodyFacts facts, str model)
+
+
+@cython.locals(start=Py_ssize_t, end=Py_ssize_t)
+cpdef list replaced_parts(bytes body, BodyFacts facts, str model)
 
 
 @cython.locals(

@@ -112,16 +112,22 @@ def replace_model(body: bytes, facts: BodyFacts, model: str) -> bytes:
 
     ``facts`` must come from this body. A body without a model, or with this one, is returned as it is.
     """
+    parts = replaced_parts(body, facts, model)
+    return body if len(parts) == 1 else b"".join(parts)
+
+
+def replaced_parts(body: bytes, facts: BodyFacts, model: str) -> list[bytes | memoryview]:
+    """As `replace_model`, without a copy of a large body: the parts to be written one after the other."""
     if facts is None:  # compiled, its fields would be read from nowhere
         raise TypeError("no facts")
     start = facts.model_start
     end = facts.model_end
     if start < 0 or facts.model == model:
-        return body
+        return [body]
     if end > len(body) or end - start < 2 or body[start : start + 1] != b'"' or body[end - 1 : end] != b'"':
         raise ValueError("these facts are of another body")
     view = memoryview(body)
-    return b"".join((view[:start], orjson.dumps(model), view[end:]))
+    return [view[:start], orjson.dumps(model), view[end:]]
 
 
 def answer_problem(body: bytes) -> str | None:
