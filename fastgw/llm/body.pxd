@@ -2,10 +2,13 @@
 
 cimport cython
 
+from . cimport byte_search
+
 cdef Py_ssize_t _MAX_DEPTH
 cdef int _NONE, _MODEL, _STREAM, _STREAM_OPTIONS, _ERROR, _CHOICES, _OUTPUT, _OBJECT
 
 
+@cython.final
 cdef class BodyFacts:
     cdef readonly str model
     cdef readonly Py_ssize_t model_start
@@ -15,6 +18,10 @@ cdef class BodyFacts:
     cdef readonly bint include_usage
 
 
+@cython.locals(facts=BodyFacts)
+cdef BodyFacts _no_facts()
+
+
 @cython.locals(
     p=cython.p_uchar, end=Py_ssize_t, i=Py_ssize_t, key=Py_ssize_t, value=Py_ssize_t,
     name=int, has_model=bint, facts=BodyFacts, model=str
@@ -22,48 +29,64 @@ cdef class BodyFacts:
 cpdef BodyFacts scan(bytes body)
 
 
-@cython.locals(start=Py_ssize_t, end=Py_ssize_t)
+@cython.locals(parts=list)
 cpdef bytes replace_model(bytes body, BodyFacts facts, str model)
+
+
+@cython.locals(start=Py_ssize_t, end=Py_ssize_t)
+cpdef list replaced_parts(bytes body, BodyFacts facts, str model)
 
 
 @cython.locals(
     p=cython.p_uchar, end=Py_ssize_t, i=Py_ssize_t, key=Py_ssize_t, value=Py_ssize_t,
-    name=int, has_answer=bint, has_error=bint, has_no_choices=bint
+    name=int, has_answer=bint, has_error=bint, has_no_choices=bint,
+    is_marked=bint, may_be_broken_off=bint
 )
 cpdef str answer_problem(bytes body)
 
 
-@cython.locals(p=cython.p_uchar, size=Py_ssize_t, k=Py_ssize_t, name=str)
-cdef int _name_of(bytes body, Py_ssize_t start, Py_ssize_t end) except -1
-cdef str _string_of(bytes text)
-cdef bint _asks_usage(bytes text) except -1
-cdef bint _is_nothing(const unsigned char *p, Py_ssize_t start, Py_ssize_t end) noexcept
+@cython.locals(size=Py_ssize_t)
+cdef int _name_of(const unsigned char *p, Py_ssize_t start, Py_ssize_t end) except -1
+
+
+@cython.locals(name=str)
+cdef int _escaped_name_of(const unsigned char *p, Py_ssize_t start, Py_ssize_t end) except -1
 
 
 @cython.locals(k=Py_ssize_t)
-cdef bint _is_word(
-    const unsigned char *p, Py_ssize_t i, const unsigned char *word, Py_ssize_t size
-) noexcept
+cdef str _string_of(const unsigned char *p, Py_ssize_t start, Py_ssize_t end)
+cdef bint _asks_usage(bytes text) except -1
+cdef bint _is_nothing(const unsigned char *p, Py_ssize_t start, Py_ssize_t end) noexcept
+
 
 cdef Py_ssize_t _skip_space(const unsigned char *p, Py_ssize_t i, Py_ssize_t end) noexcept
 cdef Py_ssize_t _skip_colon(const unsigned char *p, Py_ssize_t i, Py_ssize_t end) noexcept
 
 
-@cython.locals(k=Py_ssize_t, found=cython.uchar)
-cdef Py_ssize_t _find_quote(const unsigned char *p, Py_ssize_t i, Py_ssize_t end) noexcept
-
-
-@cython.locals(k=Py_ssize_t, found=cython.uchar)
-cdef Py_ssize_t _find_structure(const unsigned char *p, Py_ssize_t i, Py_ssize_t end) noexcept
-
-
-@cython.locals(start=Py_ssize_t, k=Py_ssize_t)
 cdef Py_ssize_t _skip_string(const unsigned char *p, Py_ssize_t i, Py_ssize_t end) noexcept
 
 
-@cython.locals(c=int)
+@cython.locals(quote=Py_ssize_t, quotes=cython.ulonglong)
+cdef Py_ssize_t _skip_escaped_string(const unsigned char *p, Py_ssize_t i, Py_ssize_t end) noexcept
+
+
+@cython.locals(before=cython.ulonglong)
+cdef bint _all_escaped(
+    const unsigned char *p, Py_ssize_t i, Py_ssize_t end, unsigned long long quotes
+) noexcept
+
+
+@cython.locals(k=Py_ssize_t)
+cdef bint _is_escaped(const unsigned char *p, Py_ssize_t i) noexcept
+
+
+@cython.locals(c=int, _=bint)
 cdef Py_ssize_t _skip_value(const unsigned char *p, Py_ssize_t i, Py_ssize_t end) noexcept
+cdef bint _ends_word(int c) noexcept
 
 
-@cython.locals(c=int, depth=Py_ssize_t, shape=cython.ulonglong)
-cdef Py_ssize_t _skip_nested(const unsigned char *p, Py_ssize_t i, Py_ssize_t end) noexcept
+@cython.locals(
+    c=int, at=Py_ssize_t, text=Py_ssize_t, shape=cython.ulonglong, marks=cython.ulonglong,
+    is_marked=bint
+)
+cdef (Py_ssize_t, bint) _skip_nested(const unsigned char *p, Py_ssize_t i, Py_ssize_t end) noexcept

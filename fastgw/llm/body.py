@@ -11,9 +11,10 @@ from typing import Any
 
 import orjson
 
+from . import byte_search
+
 # DeepSeek's finish_reason for "we had to stop in the middle": an ended answer that is not whole.
 BROKEN_OFF = "insufficient_system_resource"
-_BROKEN_OFF_VALUE = b'"insufficient_system_resource"'
 
 _MAX_DEPTH = 64  # of brackets in brackets; a deeper body is not read (the bits of `shape`, too)
 
@@ -30,19 +31,29 @@ class BodyFacts:
         include_usage: does "stream_options" ask for the usage chunk?
     """
 
-    def __init__(self) -> None:
-        self.model: str | None = None
-        self.model_start = -1
-        self.model_end = -1
-        self.duplicate_model = False
-        self.stream = False
-        self.include_usage = False
+    model: str | None
+    model_start: int
+    model_end: int
+    duplicate_model: bool
+    stream: bool
+    include_usage: bool
 
     def __repr__(self) -> str:
         flags = "".join(
             f" {name}" for name in ("duplicate_model", "stream", "include_usage") if getattr(self, name)
         )
         return f"<BodyFacts model={self.model!r}{flags}>"
+
+
+def _no_facts() -> BodyFacts:
+    facts = BodyFacts.__new__(BodyFacts)  # compiled, this is no call from Python
+    facts.model = None
+    facts.model_start = -1
+    facts.model_end = -1
+    facts.duplicate_model = False
+    facts.stream = False
+    facts.include_usage = False
+    return facts
 
 
 def scan(body: bytes) -> BodyFacts | None:
@@ -52,7 +63,7 @@ def scan(body: bytes) -> BodyFacts | None:
     i = _skip_space(p, 0, end)
     if i >= end or p[i] != 0x7B:
         return None
-    facts = BodyFacts()
+    facts = _no_facts()
     has_model = False
     i = _skip_space(p, i + 1, end)
     if i < end and p[i] == 0x7D:
@@ -64,7 +75,7 @@ def scan(body: bytes) -> BodyFacts | None:
         i = _skip_string(p, key, end)
         if i < 0:
             return None
-        name = _name_of(body, key, i - 1)
+        name = _name_of(p, key, i - 1)
         value = _skip_colon(p, i, end)
         if value < 0:
             return None
@@ -77,7 +88,7 @@ def scan(body: bytes) -> BodyFacts | None:
             facts.model = None
             facts.model_start = -1
             facts.model_end = -1
-            model = _string_of(body[value:i]) if p[value] == 0x22 else None
+            model = _string_of(p, value, i) if p[value] == 0x22 else None
             if model is not None:
                 facts.model = model
                 facts.model_start = value
@@ -101,16 +112,22 @@ def replace_model(body: bytes, facts: BodyFacts, model: str) -> bytes:
 
     ``facts`` must come from this body. A body without a model, or with this one, is returned as it is.
     """
+    parts = replaced_parts(body, facts, model)
+    return body if len(parts) == 1 else b"".join(parts)
+
+
+def replaced_parts(body: bytes, facts: BodyFacts, model: str) -> list[bytes | memoryview]:
+    """As `replace_model`, without a copy of a large body: the parts to be written one after the other."""
     if facts is None:  # compiled, its fields would be read from nowhere
         raise TypeError("no facts")
     start = facts.model_start
     end = facts.model_end
     if start < 0 or facts.model == model:
-        return body
+        return [body]
     if end > len(body) or end - start < 2 or body[start : start + 1] != b'"' or body[end - 1 : end] != b'"':
         raise ValueError("these facts are of another body")
     view = memoryview(body)
-    return b"".join((view[:start], orjson.dumps(model), view[end:]))
+    return [view[:start], orjson.dumps(model), view[end:]]
 
 
 def answer_problem(body: bytes) -> str | None:
@@ -126,13 +143,14 @@ def answer_problem(body: bytes) -> str | None:
     if i >= end:
         return "empty"
     if p[i] == 0x5B:
-        i = _skip_nested(p, i, end)
+        i, is_marked = _skip_nested(p, i, end)
         return None if i >= 0 and _skip_space(p, i, end) == end else "not_json"
     if p[i] != 0x7B:
         return "not_json"
     has_answer = False
     has_error = False
     has_no_choices = False
+    may_be_broken_off = False
     i = _skip_space(p, i + 1, end)
     if i < end and p[i] == 0x7D:
         return "empty" if _skip_space(p, i + 1, end) == end else "not_json"
@@ -143,22 +161,26 @@ def answer_problem(body: bytes) -> str | None:
         i = _skip_string(p, key, end)
         if i < 0:
             return "not_json"
-        name = _name_of(body, key, i - 1)
+        name = _name_of(p, key, i - 1)
         value = _skip_colon(p, i, end)
         if value < 0:
             return "not_json"
-        i = _skip_value(p, value, end)
+        if p[value] == 0x5B:
+            i, is_marked = _skip_nested(p, value, end)
+            may_be_broken_off |= is_marked
+        else:
+            i = _skip_value(p, value, end)
         if i < 0:
             return "not_json"
-        if name == _ERROR:
-            has_error = has_error or not _is_nothing(p, value, i)
-        elif name == _OBJECT:
-            has_error = has_error or (i - value == 7 and _is_word(p, value, b'"error"', 7))
-        elif name in (_CHOICES, _OUTPUT):
+        if name == _CHOICES or name == _OUTPUT:
             if not _is_nothing(p, value, i):
                 has_answer = True
             elif name == _CHOICES:
                 has_no_choices = True
+        elif name == _ERROR:
+            has_error = has_error or not _is_nothing(p, value, i)
+        elif name == _OBJECT:
+            has_error = has_error or (i - value == 7 and byte_search.is_word(p, value, b'"error"', 7))
         i = _skip_space(p, i, end)
         if i >= end:
             return "not_json"
@@ -170,8 +192,7 @@ def answer_problem(body: bytes) -> str | None:
     if _skip_space(p, i + 1, end) != end:
         return "not_json"
     if has_answer:
-        # A quote inside a text is escaped, so this is hardly ever there by chance.
-        if _BROKEN_OFF_VALUE in body and is_broken_off(_parse(body)):
+        if may_be_broken_off and is_broken_off(_parse(body)):
             return "broken_off"
         return None
     if has_error:
@@ -199,37 +220,41 @@ _OUTPUT = 6  # output or data: what the other endpoints call their answer
 _OBJECT = 7
 
 
-def _name_of(body: bytes, start: int, end: int) -> int:
+def _name_of(p: bytes, start: int, end: int) -> int:
     """Which key that matters is this one? Quotes excluded."""
-    p = body
     size = end - start
-    if size == 4 and _is_word(p, start, b"data", 4):
-        return _OUTPUT
     if size == 5:
-        if _is_word(p, start, b"model", 5):
+        if byte_search.is_word(p, start, b"model", 5):
             return _MODEL
-        if _is_word(p, start, b"error", 5):
+        if byte_search.is_word(p, start, b"error", 5):
             return _ERROR
-    if size == 6:
-        if _is_word(p, start, b"stream", 6):
+    elif size == 6:
+        if byte_search.is_word(p, start, b"stream", 6):
             return _STREAM
-        if _is_word(p, start, b"object", 6):
+        if byte_search.is_word(p, start, b"object", 6):
             return _OBJECT
-        if _is_word(p, start, b"output", 6):
+        if byte_search.is_word(p, start, b"output", 6):
             return _OUTPUT
-    if size == 7 and _is_word(p, start, b"choices", 7):
-        return _CHOICES
-    if size == 14 and _is_word(p, start, b"stream_options", 14):
-        return _STREAM_OPTIONS
-    # An escaped letter must not hide a key from us that the provider will see. The longest form of
-    # a name is six bytes a letter.
-    if size <= 84:
-        for k in range(start, end):
-            if p[k] == 0x5C:
-                name = _string_of(body[start - 1 : end + 1])
-                if name is not None and "\\" not in name and name.isascii():
-                    return _name_of(name.encode(), 0, len(name))
-                return _NONE
+    elif size == 7:
+        if byte_search.is_word(p, start, b"choices", 7):
+            return _CHOICES
+    elif size == 4:
+        if byte_search.is_word(p, start, b"data", 4):
+            return _OUTPUT
+    elif size == 14:
+        if byte_search.is_word(p, start, b"stream_options", 14):
+            return _STREAM_OPTIONS
+    # An escaped letter must not hide a key from us that the provider will see. The shortest name
+    # with one has nine bytes; the longest form of a name is six bytes a letter.
+    if 9 <= size <= 84 and byte_search.find(p, 0x5C, start, end) >= 0:
+        return _escaped_name_of(p, start, end)
+    return _NONE
+
+
+def _escaped_name_of(p: bytes, start: int, end: int) -> int:
+    name = _string_of(p, start - 1, end + 1)
+    if name is not None and "\\" not in name and name.isascii():
+        return _name_of(name.encode(), 0, len(name))
     return _NONE
 
 
@@ -241,10 +266,13 @@ def _parse(text: bytes) -> Any:
         return None
 
 
-def _string_of(text: bytes) -> str | None:
-    """Return the value of a JSON string; None when it is not valid text."""
-    value = _parse(text)
-    return value if isinstance(value, str) else None
+def _string_of(p: bytes, start: int, end: int) -> str | None:
+    """Return the value of a JSON string, quotes included; None when it is not valid text."""
+    for k in range(start + 1, end - 1):
+        if p[k] < 0x20 or p[k] > 0x7E or p[k] == 0x5C:
+            value = _parse(p[start:end])
+            return value if isinstance(value, str) else None
+    return p[start + 1 : end - 1].decode("ascii")
 
 
 def _asks_usage(text: bytes) -> bool:
@@ -266,21 +294,13 @@ def _is_nothing(p: bytes, start: int, end: int) -> bool:
     )
 
 
-def _is_word(p: bytes, i: int, word: bytes, size: int) -> bool:
-    k = 0
-    while k < size and p[i + k] == word[k]:
-        k += 1
-    return k == size
-
-
 # --- Stepping over values -----------------------------------------------------------------------
 # `p` is the buffer (a C pointer when compiled), `i` where to begin, `end` where the buffer ends.
-# Each returns the offset after what it stepped over, or -1. The searches look at 32 bytes at once:
-# written without a branch, the compiler makes that a few vector instructions.
+# Each returns the offset after what it stepped over, or -1.
 
 
 def _skip_space(p: bytes, i: int, end: int) -> int:
-    while i < end and (p[i] == 0x20 or p[i] == 0x0A or p[i] == 0x0D or p[i] == 0x09):
+    while i < end and p[i] <= 0x20 and (p[i] == 0x20 or p[i] == 0x0A or p[i] == 0x0D or p[i] == 0x09):
         i += 1
     return i
 
@@ -294,50 +314,47 @@ def _skip_colon(p: bytes, i: int, end: int) -> int:
     return i if i < end else -1
 
 
-def _find_quote(p: bytes, i: int, end: int) -> int:
-    while end - i >= 32:
-        found = 0
-        for k in range(32):
-            found |= p[i + k] == 0x22
-        if found:
-            break
-        i += 32
-    while i < end:
-        if p[i] == 0x22:
-            return i
-        i += 1
-    return -1
-
-
-def _find_structure(p: bytes, i: int, end: int) -> int:
-    """Find the next quote or bracket. (Setting one bit makes the square ones curly.)"""
-    while end - i >= 32:
-        found = 0
-        for k in range(32):
-            found |= (p[i + k] == 0x22) | ((p[i + k] | 0x20) == 0x7B) | ((p[i + k] | 0x20) == 0x7D)
-        if found:
-            break
-        i += 32
-    while i < end:
-        if p[i] == 0x22 or p[i] | 0x20 == 0x7B or p[i] | 0x20 == 0x7D:
-            return i
-        i += 1
-    return -1
-
-
 def _skip_string(p: bytes, i: int, end: int) -> int:
     """``i`` is after the opening quote. The first quote that is not escaped ends the string."""
-    start = i
-    while True:
-        i = _find_quote(p, i, end)
-        if i < 0:
-            return -1
-        k = i
-        while k > start and p[k - 1] == 0x5C:
-            k -= 1
-        i += 1
-        if (i - k) & 1:  # an even number of backslashes before it
-            return i
+    i = byte_search.find(p, 0x22, i, end)
+    if i < 0 or p[i - 1] != 0x5C:
+        return i + 1 if i >= 0 else -1
+    return _skip_escaped_string(p, i, end)
+
+
+def _skip_escaped_string(p: bytes, i: int, end: int) -> int:
+    """As `_skip_string`, best where there are many quotes."""
+    while i < end:
+        quotes = byte_search.quotes(p, i, end)
+        if not quotes:
+            i = byte_search.find(p, 0x22, i, end)
+            if i < 0:
+                return -1
+            continue
+        while quotes and not _all_escaped(p, i, end, quotes):
+            quote = i + byte_search.lowest(quotes)
+            if p[quote - 1] != 0x5C or not _is_escaped(p, quote):
+                return quote + 1
+            quotes &= quotes - 1
+        i += 64
+    return -1
+
+
+def _all_escaped(p: bytes, i: int, end: int, quotes: int) -> bool:
+    """Is there one backslash before each of these quotes? Says no where it takes a longer look to tell.
+
+    ``i`` is in a string, so there are two bytes before it.
+    """
+    before = byte_search.backslashes(p, i - 1, end)
+    return quotes & ~before == 0 and quotes & (before << 1 | (p[i - 2] == 0x5C)) == 0
+
+
+def _is_escaped(p: bytes, i: int) -> bool:
+    """Is the byte at ``i`` escaped? It is in a string, so the backslashes end at a quote at the latest."""
+    k = i
+    while p[k - 1] == 0x5C:
+        k -= 1
+    return (i - k) & 1 == 1
 
 
 def _skip_value(p: bytes, i: int, end: int) -> int:
@@ -346,37 +363,60 @@ def _skip_value(p: bytes, i: int, end: int) -> int:
     if c == 0x22:
         return _skip_string(p, i + 1, end)
     if c == 0x7B or c == 0x5B:
-        return _skip_nested(p, i, end)
+        i, _ = _skip_nested(p, i, end)
+        return i
     if c == 0x74 or c == 0x66 or c == 0x6E or c == 0x2D or 0x30 <= c <= 0x39:
-        while i < end and p[i] != 0x2C and p[i] != 0x7D and p[i] != 0x5D and p[i] > 0x20:
+        while i < end and (0x30 <= p[i] <= 0x39 or not _ends_word(p[i])):
             i += 1
         return i
     return -1
 
 
-def _skip_nested(p: bytes, i: int, end: int) -> int:
-    """``i`` is at an opening bracket. Each closing one must match, in at most `_MAX_DEPTH` levels."""
-    depth = 0
-    shape = 0  # one bit for each open bracket, the innermost lowest: is it a curly one?
-    while True:
-        i = _find_structure(p, i, end)
-        if i < 0:
-            return -1
-        c = p[i]
-        i += 1
-        if c == 0x22:
-            i = _skip_string(p, i, end)
-            if i < 0:
-                return -1
-        elif c == 0x7B or c == 0x5B:
-            depth += 1
-            if depth >= _MAX_DEPTH:  # the top level is one, too
-                return -1
-            shape = (shape << 1) | (c == 0x7B)
-        else:
-            if (shape & 1) != (c == 0x7D):
-                return -1
-            shape >>= 1
-            depth -= 1
-            if depth == 0:
-                return i
+def _ends_word(c: int) -> bool:
+    """Does this byte end a number, true, false or null?"""
+    return c <= 0x20 or c == 0x2C or c == 0x7D or c == 0x5D
+
+
+def _skip_nested(p: bytes, i: int, end: int) -> tuple[int, bool]:
+    """``i`` is at an opening bracket. Each closing one must match, in at most `_MAX_DEPTH` levels.
+
+    Also tells whether one of the strings in it is `BROKEN_OFF`.
+    """
+    shape = 1  # a bit, and one for each open bracket, the innermost lowest: is it a curly one?
+    text = 0  # where the string begins in which we are; 0 is outside of strings
+    is_marked = False
+    while i < end:
+        marks = byte_search.quotes(p, i, end)
+        if text:
+            if not marks:
+                i = byte_search.find(p, 0x22, i, end)
+                if i < 0:
+                    return -1, False
+                continue
+            if _all_escaped(p, i, end, marks):
+                i += 64
+                continue
+        marks |= byte_search.brackets(p, i, end)
+        while marks:
+            at = i + byte_search.lowest(marks)
+            marks &= marks - 1
+            c = p[at]
+            if text:
+                if c == 0x22 and (p[at - 1] != 0x5C or not _is_escaped(p, at)):
+                    if at - text == 28 and byte_search.is_word(p, text, b"insufficient_system_resource", 28):
+                        is_marked = True
+                    text = 0
+            elif c == 0x22:
+                text = at + 1
+            elif c == 0x7B or c == 0x5B:
+                if shape >> (_MAX_DEPTH - 1):  # the top level is one, too
+                    return -1, False
+                shape = (shape << 1) | (c == 0x7B)
+            else:
+                if (shape & 1) != (c == 0x7D):
+                    return -1, False
+                shape >>= 1
+                if shape == 1:
+                    return at + 1, is_marked
+        i += 64
+    return -1, False

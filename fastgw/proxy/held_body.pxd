@@ -11,6 +11,8 @@ cdef class HeldBody:
     cdef public long long held
 
     cpdef add(self, bytes piece)
+    @cython.locals(size=Py_ssize_t)
+    cpdef add_part(self, bytes data, Py_ssize_t start, Py_ssize_t end)
     @cython.locals(exchanges=Exchanges)
     cpdef bint is_too_large(self, long long content_length) except -1
     cpdef join(self)

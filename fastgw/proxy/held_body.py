@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from .exchanges import Exchanges
 
+# A smaller part of a read is copied: the view of one costs more, and holds all of the read.
+VIEW_BYTES = 16 * 1024
+
 
 class HeldBody:
     """The body of one request, as its pieces come. ``data`` is the whole of it once ``join`` was called."""
@@ -11,7 +14,7 @@ class HeldBody:
     def __init__(self, exchanges: Exchanges) -> None:
         self.exchanges = exchanges
         self.data: bytes | None = None
-        self.pieces: list[bytes] | None = None
+        self.pieces: list[bytes | memoryview] | None = None
         self.size = 0  # of all that came, held or passed on
         self.held = 0
 
@@ -26,6 +29,21 @@ class HeldBody:
             self.data = None
         self.held += len(piece)
         self.exchanges.held_bytes += len(piece)
+
+    def add_part(self, data: bytes, start: int, end: int) -> None:
+        """Hold ``data[start:end]``; a large part is not copied before ``join``."""
+        size = end - start
+        if size == len(data) or size < VIEW_BYTES:
+            self.add(data[start:end])
+            return
+        if self.pieces is None:
+            self.pieces = []
+            if self.data is not None:
+                self.pieces.append(self.data)
+                self.data = None
+        self.pieces.append(memoryview(data)[start:end])
+        self.held += size
+        self.exchanges.held_bytes += size
 
     def is_too_large(self, content_length: int) -> bool:
         """Too large to hold, by its length or by what all requests hold together?"""
@@ -44,7 +62,11 @@ class HeldBody:
 
     def take(self) -> list[bytes]:
         """The pieces held so far; they are held no longer."""
-        pieces = self.pieces if self.pieces is not None else [self.data] if self.data is not None else []
+        pieces = []
+        if self.pieces is not None:
+            pieces = [bytes(piece) for piece in self.pieces]
+        elif self.data is not None:
+            pieces = [self.data]
         self.drop()
         return pieces
 

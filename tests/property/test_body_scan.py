@@ -17,7 +17,7 @@ from fastgw.llm import body
 
 def interpreted() -> ModuleType:
     """body.py run by the interpreter, whatever is built."""
-    name = "body_interpreted"
+    name = "fastgw.llm.body_interpreted"
     loader = SourceFileLoader(name, str(Path(body.__file__).with_name("body.py")))
     spec = spec_from_loader(name, loader)
     assert spec is not None
@@ -33,6 +33,11 @@ TEXTS = (
     st.text(max_size=12)
     | st.sampled_from(["model", "stream", '"model":"x"', "\\", '\\"', '"', "{", "]", "gpt-5", "é"])
     | st.text(alphabet='"\\{}[]:,é x', max_size=90)
+    # Long ones, so that every combination of quotes and backslashes lies across the blocks of 64 bytes.
+    | st.lists(
+        st.sampled_from(["x" * 13, "x" * 61, "y" * 64, "z" * 130, '"', "\\", '\\"', "\n", "[", '{"', "é"]),
+        max_size=24,
+    ).map("".join)
 )
 KEYS = st.sampled_from(["model", "stream", "stream_options", "messages", "content", "mode", "models"]) | TEXTS
 SCALARS: st.SearchStrategy[Any] = (
@@ -77,8 +82,8 @@ def bodies(
 
 
 @st.composite
-def damaged(draw: st.DrawFn) -> bytes:
-    data, _ = draw(bodies())
+def damaged(draw: st.DrawFn, values: st.SearchStrategy[dict[str, Any]] = OBJECTS) -> bytes:
+    data, _ = draw(bodies(values))
     at = draw(st.integers(0, len(data)))
     new = draw(st.binary(max_size=2) | st.sampled_from([b'"', b"}", b"]", b",", b"\\", b"{", b'"model":1,']))
     return data[:at] + new + data[at + draw(st.integers(0, 2)) :]
@@ -176,3 +181,18 @@ def test_answer_is_judged_as_a_full_parser_would_and_never_used_when_cut(
     if len(cut) < len(data.rstrip()):
         assert body.answer_problem(cut) in ("not_json", "empty")
         assert body.answer_problem(cut) == PURE.answer_problem(cut)
+
+
+@given(damaged(ANSWERS) | st.text(alphabet='{}[]":,\\ choicesr0', max_size=40).map(str.encode))
+def test_answer_of_anything_is_judged_right_where_a_parser_succeeds(data: bytes) -> None:
+    problem = body.answer_problem(data)
+    assert problem == PURE.answer_problem(data)
+    try:
+        value = orjson.loads(data)
+    except ValueError:
+        return
+    pairs = json.loads(data, object_pairs_hook=lambda pairs: pairs) if isinstance(value, dict) else []
+    if isinstance(value, dict) and len(pairs) == len(value):  # no key twice: parsers differ there
+        assert problem == problem_of(value)
+    elif not isinstance(value, dict):
+        assert problem == (None if isinstance(value, list) else "not_json")

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from fastgw.llm.body import BodyFacts, answer_problem, replace_model, scan
+from fastgw.llm.body import BodyFacts, answer_problem, replace_model, replaced_parts, scan
 
 
 def facts_of(body: bytes) -> BodyFacts:
@@ -126,6 +126,26 @@ def test_body_that_needs_no_other_model_is_the_same_object() -> None:
     assert replace_model(body, facts_of(body), "a") is body
     without = b'{"messages":[]}'
     assert replace_model(without, facts_of(without), "a") is without
+
+
+def test_parts_around_another_model_are_views_of_the_body() -> None:
+    body = b'{"messages":["' + b"x" * 100_000 + b'"],"model":"a","n":1}'
+    facts = facts_of(body)
+    before, model, after = replaced_parts(body, facts, "b")
+    assert model == b'"b"'
+    assert (memoryview(before).obj, memoryview(after).obj) == (body, body)
+    assert b"".join([before, model, after]) == replace_model(body, facts, "b")
+    assert replaced_parts(body, facts, "a") == [body]
+
+
+@pytest.mark.parametrize("size", [*range(60, 68), *range(120, 132), 1000])
+@pytest.mark.parametrize("text", ['"', "\\", '\\"', 'a"', '"\\', '\\\\"'])
+def test_long_texts_of_quotes_and_backslashes_are_stepped_over(size: int, text: str) -> None:
+    content = (text * size)[:size]
+    body = json.dumps({"a": content, "messages": [{"content": content}], "model": "yes"}).encode()
+    assert facts_of(body).model == "yes"
+    for cut in range(len(body) - 70, len(body)):
+        assert scan(body[:cut]) is None
 
 
 def test_facts_of_another_body_are_refused() -> None:
