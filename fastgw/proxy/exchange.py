@@ -168,18 +168,17 @@ class Exchange(ExchangeEvents):
             return
         if start < end:
             framer = self.client.framer
-            if start == 0 and end == len(data) and not framer.is_chunked:
-                piece = data
-            else:
-                piece = framer.decoded(data)
-            self.body.size += len(piece)
+            if framer.is_chunked or self.is_streaming_body:
+                data = framer.decoded(data)
+                start, end = 0, len(data)
+            self.body.size += end - start
             if self.body.size > self.exchanges.max_body_bytes:
                 self._refuse_body()
                 return
             if self.is_streaming_body:
-                self._send_piece(piece)
+                self._send_piece(data)
             else:
-                self.body.add(piece)
+                self.body.add_part(data, start, end)
         if complete:
             self.body_complete = True
             if self.is_streaming_body:

@@ -1,5 +1,6 @@
 import cython
 
+from ..wire.head cimport part
 from .exchanges cimport Exchanges
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from ..wire.head import part
 from .exchanges import Exchanges
 
 # A smaller part of a read is copied: the view of one costs more, and holds all of the read.
@@ -34,7 +35,7 @@ class HeldBody:
         """Hold ``data[start:end]``; a large part is not copied before ``join``."""
         size = end - start
         if size == len(data) or size < VIEW_BYTES:
-            self.add(data[start:end])
+            self.add(data if size == len(data) else part(data, start, end))
             return
         if self.pieces is None:
             self.pieces = []

@@ -51,7 +51,7 @@ cdef class ClientConnection(_Base):
         head=RequestHead, framer=BodyFramer, start=Py_ssize_t, end=Py_ssize_t, exchange=ExchangeEvents
     )
     cdef _read_head(self, bytes data)
-    cdef bint _validate(self, bytes data, bint is_end) except -1
+    cdef bint _validate(self, data, bint is_end) except -1
     @cython.locals(head=RequestHead)
     cdef bytes _plain_head(self)
     @cython.locals(framer=BodyFramer, end=Py_ssize_t, complete=bint, exchange=ExchangeEvents)

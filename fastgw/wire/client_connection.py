@@ -285,7 +285,7 @@ class ClientConnection(_Base, asyncio.Protocol):
             if end < len(data):
                 self._read_body(data, end)
 
-    def _validate(self, data: bytes, is_end: bool) -> bool:
+    def _validate(self, data: bytes | memoryview, is_end: bool) -> bool:
         """Feed httptools one piece; False and the connection refused unless it agrees."""
         try:
             self.parser.feed_data(data)
@@ -327,7 +327,7 @@ class ClientConnection(_Base, asyncio.Protocol):
             self._refuse(ProtocolError(f"a malformed request body: {error}"))
             return
         complete = framer.complete
-        if not self._validate(data if start == 0 and end == len(data) else part(data, start, end), complete):
+        if not self._validate(memoryview(data)[start:end], complete):
             return
         if complete:
             self.state = _ANSWERING
