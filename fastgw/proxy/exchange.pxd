@@ -11,7 +11,7 @@ from ..wire.node_connection cimport NodeConnection
 from .exchanges cimport Exchanges
 from .held_body cimport HeldBody
 from .plan cimport NodeLink, RoutePlan
-from .relay cimport Relay, is_opaque
+from .relay cimport Relay, client_framing, is_opaque, stream_framing
 
 
 cdef class Exchange(ExchangeEvents):
@@ -68,6 +68,15 @@ cdef class Exchange(ExchangeEvents):
     cdef public tuple records
     cdef public str note
 
+    cpdef begin(
+        self,
+        Exchanges exchanges,
+        ClientConnection client,
+        RequestHead head,
+        RoutePlan plan,
+        bytes request_id,
+        double now,
+    )
     cdef _refuse_body(self)
     @cython.locals(plan=RoutePlan, facts=BodyFacts, body=bytes)
     cdef _begin(self, double now)
@@ -100,7 +109,6 @@ cdef class Exchange(ExchangeEvents):
     cdef _end_body(self)
     @cython.locals(plan=RoutePlan, node=NodeConnection, head=ResponseHead)
     cdef _on_head(self, double now)
-    cdef long long _client_framing(self, ResponseHead head) except? -9
     cdef _hold(self, bytes data, Py_ssize_t start, Py_ssize_t end, bint complete, double now)
     @cython.locals(relay=Relay, mask=int)
     cdef _hold_stream(self, bytes data, bint complete, double now)
@@ -162,4 +170,4 @@ cdef class Exchange(ExchangeEvents):
 
 cdef int _READING, _CONNECTING, _WAITING, _HOLDING, _REFUSED, _RELAYING, _DONE
 cdef int _FIRST_CONTENT, _SILENT, _ERROR
-cdef int _NO_BODY, _CHUNKED_BODY, _UNTIL_CLOSE
+cdef int _NO_BODY, _CHUNKED_BODY, _UNTIL_CLOSE, _JOIN_BYTES

@@ -48,7 +48,7 @@ from . import answers
 from .exchanges import Exchanges
 from .held_body import HeldBody
 from .plan import NodeLink, RoutePlan
-from .relay import Relay, is_opaque
+from .relay import Relay, client_framing, is_opaque, stream_framing
 
 HELD_ERROR_BYTES = 64 * 1024  # of an error answer, read to learn what it means
 HELD_ERROR_S = 5.0  # ... and for how long
@@ -67,6 +67,7 @@ _SILENT = int(EventKind.COMMENT | EventKind.BLANK)
 _ERROR = int(EventKind.ERROR)
 # As C integers, which imported names are not.
 _NO_BODY, _CHUNKED_BODY, _UNTIL_CLOSE = int(NO_BODY), int(CHUNKED_BODY), int(UNTIL_CLOSE)
+_JOIN_BYTES = JOIN_BYTES
 
 
 class Phase(IntEnum):
@@ -91,7 +92,10 @@ class Exchange(ExchangeEvents):
     and a C method does not keep its object alive.
     """
 
-    def __init__(
+    def __init__(self, *args: Any) -> None:
+        self.begin(*args)
+
+    def begin(
         self,
         exchanges: Exchanges,
         client: ClientConnection,
@@ -100,6 +104,7 @@ class Exchange(ExchangeEvents):
         request_id: bytes,
         now: float,
     ) -> None:
+        """What the constructor does, in C for one who has made the object with ``__new__``."""
         self.exchanges = exchanges
         self.client = client
         self.head = head
@@ -108,12 +113,12 @@ class Exchange(ExchangeEvents):
         self.started_at = now
         self.phase = _READING
         # The request
-        self.method = self.head.method
-        self.target = self.head.target
+        self.method = head.method
+        self.target = head.target
         self.extra: list[tuple[bytes, bytes]] | None = None  # header fields of plugins
         self.extra_drop: Any = None  # client fields that plugins took out
         self.consumer: str | None = None
-        self.body = HeldBody(self.exchanges)
+        self.body = HeldBody(exchanges)
         self.is_streaming_body = False  # too large to hold: goes through once
         self.body_complete = False
         self.facts: BodyFacts | None = None
@@ -131,7 +136,7 @@ class Exchange(ExchangeEvents):
         self.sent_at = 0.0
         self.share_deadline = 0.0  # of the attempt, by its share of the time left
         self.phase_deadline = 0.0
-        self.total_deadline = now + self.plan.total_s
+        self.total_deadline = now + plan.total_s
         self.is_hurried = False  # the caller waits for less than the route allows
         self.own_limit_s = 0.0  # the node's time for the phase, hurry aside
         self.node_stalled_at = 0.0
@@ -155,8 +160,8 @@ class Exchange(ExchangeEvents):
         self.answer: bytes | None = None  # the whole of an answer that was held, for the log
         self.records: tuple[tuple[str, str, int, float], ...] = ()
         self.note = ""
-        self.exchanges.live.add(self)
-        self.exchanges.started += 1
+        exchanges.live.add(self)
+        exchanges.started += 1
 
     def __repr__(self) -> str:
         return f"<Exchange {Phase(self.phase).name.lower()} attempts={self.attempts}>"
@@ -308,7 +313,7 @@ class Exchange(ExchangeEvents):
             )
         extra = link.own_over(self.extra) if self.extra is not None else None
         joined_body = None
-        if body is not None and length <= JOIN_BYTES and not self.is_streaming_body:
+        if body is not None and length <= _JOIN_BYTES and not self.is_streaming_body:
             joined_body, body = body, None
         head = link.template.render(
             self.head, self.method, link.target(self.target), length, extra, self.extra_drop, joined_body
@@ -402,20 +407,11 @@ class Exchange(ExchangeEvents):
             self.phase = _HOLDING
             self.answer_held = 0
             if head.is_event_stream:
-                framing = _CHUNKED_BODY if self.head.minor_version == 1 else _UNTIL_CLOSE
-                self.relay = Relay(node.framer, framing, EventScanner())
+                self.relay = Relay(node.framer, stream_framing(self.head), EventScanner())
             self.own_limit_s = plan.first_content_stream_s if self.wants_stream else plan.first_content_s
             self.phase_deadline = min(self.share_deadline, self.sent_at + self.own_limit_s)
         else:
             self.phase = _RELAYING  # by _relay_first, which has the first bytes too
-
-    def _client_framing(self, head: ResponseHead) -> int:
-        """How the client's body will be framed, if it is relayed."""
-        if self.head.is_head or head.status == 204 or head.status == 304:
-            return _NO_BODY
-        if not head.is_chunked and head.content_length >= 0:
-            return head.content_length
-        return _CHUNKED_BODY if self.head.minor_version == 1 else _UNTIL_CLOSE
 
     def _hold(self, data: bytes, start: int, end: int, complete: bool, now: float) -> None:
         """A success that has not shown content yet: nothing of it reaches the client."""
@@ -690,13 +686,13 @@ class Exchange(ExchangeEvents):
         content = self._all_held(content)
         relay = self.relay
         if relay is None:
-            framing = self._client_framing(head)
+            framing = client_framing(head, self.head)
             if complete:
                 self.node = None
                 self.answer = content
                 if framing != _NO_BODY:
                     framing = len(content)
-                if len(content) <= JOIN_BYTES:
+                if len(content) <= _JOIN_BYTES:
                     self._send_whole(self._render_head(head, framing, content), now)
                     return
                 out = self._render_head(head, framing, None)

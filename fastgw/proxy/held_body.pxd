@@ -19,3 +19,6 @@ cdef class HeldBody:
     cpdef join(self)
     cpdef list take(self)
     cpdef drop(self)
+
+
+cdef int _VIEW_BYTES

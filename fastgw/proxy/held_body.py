@@ -7,6 +7,7 @@ from .exchanges import Exchanges
 
 # A smaller part of a read is copied: the view of one costs more, and holds all of the read.
 VIEW_BYTES = 16 * 1024
+_VIEW_BYTES = VIEW_BYTES
 
 
 class HeldBody:
@@ -34,8 +35,11 @@ class HeldBody:
     def add_part(self, data: bytes, start: int, end: int) -> None:
         """Hold ``data[start:end]``; a large part is not copied before ``join``."""
         size = end - start
-        if size == len(data) or size < VIEW_BYTES:
-            self.add(data if size == len(data) else part(data, start, end))
+        if size == len(data):
+            self.add(data)
+            return
+        if size < _VIEW_BYTES:
+            self.add(part(data, start, end))
             return
         if self.pieces is None:
             self.pieces = []

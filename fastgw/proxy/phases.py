@@ -129,7 +129,8 @@ class Dispatcher:
                 return None
         if head.expects_continue:
             connection.send_interim(CONTINUE)
-        exchange = Exchange(self.exchanges, connection, head, plan, request_id, now)
+        exchange = Exchange.__new__(Exchange)
+        exchange.begin(self.exchanges, connection, head, plan, request_id, now)
         exchange.target = target
         if request is not None:
             exchange.method = request.method

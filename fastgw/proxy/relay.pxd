@@ -2,10 +2,12 @@ import cython
 
 from ..llm.sse cimport EventScanner
 from ..wire.framing cimport BodyFramer
-from ..wire.head cimport ResponseHead, chunk_of, joined, part
+from ..wire.head cimport RequestHead, ResponseHead, chunk_of, joined, part
 
 
 cpdef bint is_opaque(ResponseHead head) except -1
+cpdef long long stream_framing(RequestHead request) except? -9
+cpdef long long client_framing(ResponseHead head, RequestHead request) except? -9
 
 
 cdef class Relay:

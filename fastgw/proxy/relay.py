@@ -10,7 +10,16 @@ from __future__ import annotations
 
 from ..llm.sse import EventKind, EventScanner
 from ..wire.framing import BodyFramer
-from ..wire.head import CHUNKED_BODY, ResponseHead, chunk_of, joined, part
+from ..wire.head import (
+    CHUNKED_BODY,
+    NO_BODY,
+    UNTIL_CLOSE,
+    RequestHead,
+    ResponseHead,
+    chunk_of,
+    joined,
+    part,
+)
 
 TAIL_BYTES = 64 * 1024  # of an event that is not whole; a longer one is passed on in parts
 MALFORMED_EVENTS = 3  # dropped from one stream; more of them are no accident
@@ -26,6 +35,20 @@ def is_opaque(head: ResponseHead) -> bool:
     """Is the body compressed, although nobody asked for that? Then nothing in it can be looked at."""
     coding = head.get(b"content-encoding")
     return coding is not None and coding.lower() != b"identity"
+
+
+def stream_framing(request: RequestHead) -> int:
+    """How a body of unknown length is framed for this client."""
+    return CHUNKED_BODY if request.minor_version == 1 else UNTIL_CLOSE
+
+
+def client_framing(head: ResponseHead, request: RequestHead) -> int:
+    """How the body of this answer is framed for this client, if it is relayed as it comes."""
+    if request.is_head or head.status == 204 or head.status == 304:
+        return NO_BODY
+    if not head.is_chunked and head.content_length >= 0:
+        return head.content_length
+    return stream_framing(request)
 
 
 class Relay:

@@ -33,6 +33,7 @@ cdef class FieldFilter:
 
 cdef class Head:
     cdef readonly bytes raw
+    cdef readonly Py_ssize_t size
     cdef readonly int minor_version
     cdef readonly long long content_length
     cdef readonly bint is_chunked
@@ -43,7 +44,7 @@ cdef class Head:
     cdef field_t *fields
     cdef field_t inline_fields[INLINE_FIELDS]
 
-    cdef field_t *_new_field(self) except NULL
+    cdef int _grow(self) except -1
     cdef Py_ssize_t _find(self, const char *name, Py_ssize_t length) noexcept
     cpdef bytes get(self, bytes name)
     cpdef bint names(self, bytes name)

@@ -44,6 +44,7 @@ class Head:
     """
 
     raw: Final[bytes]
+    size: Final[int]
     minor_version: Final[int]
     content_length: Final[int]
     is_chunked: Final[bool]

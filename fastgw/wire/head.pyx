@@ -15,6 +15,7 @@ from libc.string cimport memchr, memcmp, memcpy
 from ..errors import BadResponse, ProtocolError
 
 cdef enum:
+    SHARED_BYTES = 2048  # of a body that may stay in memory with its head
     MAX_NAME_BYTES = 256  # of one field's name
     MAX_FILTER_NAMES = 255
 
@@ -158,7 +159,7 @@ cdef class FieldFilter:
 
 
 cdef class Head:
-    """The fields of one validated head, as offsets into ``raw``.
+    """The fields of one validated head, as offsets into ``raw``, of which it is the first ``size`` bytes.
 
     ``end`` is the offset in the scanned data where the body begins. ``content_length`` is -1
     when there is none.
@@ -173,19 +174,17 @@ cdef class Head:
         if self.fields != self.inline_fields:
             PyMem_Free(self.fields)
 
-    cdef field_t *_new_field(self) except NULL:
-        cdef field_t *grown
-        if self.field_count == self.capacity:
-            grown = <field_t *>PyMem_Malloc(2 * self.capacity * sizeof(field_t))
-            if grown == NULL:
-                raise MemoryError
-            memcpy(grown, self.fields, self.capacity * sizeof(field_t))
-            if self.fields != self.inline_fields:
-                PyMem_Free(self.fields)
-            self.fields = grown
-            self.capacity *= 2
-        self.field_count += 1
-        return &self.fields[self.field_count - 1]
+    cdef int _grow(self) except -1:
+        """Make room for twice as many fields."""
+        cdef field_t *grown = <field_t *>PyMem_Malloc(2 * self.capacity * sizeof(field_t))
+        if grown == NULL:
+            raise MemoryError
+        memcpy(grown, self.fields, self.capacity * sizeof(field_t))
+        if self.fields != self.inline_fields:
+            PyMem_Free(self.fields)
+        self.fields = grown
+        self.capacity *= 2
+        return 0
 
     cdef Py_ssize_t _find(self, const char *name, Py_ssize_t length) noexcept:
         cdef const uint8_t *raw = <const uint8_t *>PyBytes_AS_STRING(self.raw)
@@ -269,7 +268,10 @@ cdef int _scan_fields(Head head, Py_ssize_t at, Py_ssize_t end, Py_ssize_t most,
             raise _bad(is_request, "too many header fields", 431, "header_too_large")
         if stop - start > MAX_NAME_BYTES:
             raise _bad(is_request, "a header field name is too long", 431, "header_too_large")
-        field = head._new_field()
+        if head.field_count == head.capacity:
+            head._grow()
+        field = &head.fields[head.field_count]
+        head.field_count += 1
         field.name = <uint32_t>start
         field.name_len = <uint16_t>(stop - start)
         field.value = <uint32_t>value
@@ -471,6 +473,16 @@ cdef bytes _method(const uint8_t *text, Py_ssize_t length):
     return PyBytes_FromStringAndSize(<const char *>text, length)
 
 
+cdef int _keep_raw(Head head, bytes data, Py_ssize_t start, Py_ssize_t end) except -1:
+    """Keep the head's bytes: a copy, unless they begin the data and little stands behind them."""
+    head.size = end - start
+    if start == 0 and PyBytes_GET_SIZE(data) - end <= SHARED_BYTES:
+        head.raw = data
+    else:
+        head.raw = part(data, start, end)
+    return 0
+
+
 cpdef RequestHead scan_request(bytes data, Py_ssize_t start, Limits limits):
     """Scan the request head that begins at ``start``.
 
@@ -502,7 +514,7 @@ cpdef RequestHead scan_request(bytes data, Py_ssize_t start, Limits limits):
 
     head = RequestHead.__new__(RequestHead)
     head.end = end
-    head.raw = data if start == 0 and end == size else part(data, start, end)
+    _keep_raw(head, data, start, end)
     text = <const uint8_t *>PyBytes_AS_STRING(head.raw)
     line -= start
     end -= start
@@ -574,7 +586,7 @@ cpdef ResponseHead scan_response(bytes data, Py_ssize_t start, Limits limits):
         return None
     head = ResponseHead.__new__(ResponseHead)
     head.end = end
-    head.raw = data if start == 0 and end == size else part(data, start, end)
+    _keep_raw(head, data, start, end)
     text = <const uint8_t *>PyBytes_AS_STRING(head.raw)
     line -= start
     end -= start
@@ -856,7 +868,7 @@ cdef class RequestTemplate:
         if head is None:
             raise TypeError("head must not be None")
         cdef Py_ssize_t bound = (
-            len(head.raw) + 3 * head.field_count + len(method) + len(target) + len(self._block) + 80
+            head.size + 3 * head.field_count + len(method) + len(target) + len(self._block) + 80
             + (len(extra) if extra is not None else 0) + (len(head.host) if head.host is not None else 0)
         )
         cdef uint8_t *start
@@ -917,7 +929,7 @@ cdef class ResponseTemplate:
             raise TypeError("head must not be None")
         cdef const uint8_t *raw = <const uint8_t *>PyBytes_AS_STRING(head.raw)
         cdef Py_ssize_t bound = (
-            len(head.raw) + 3 * head.field_count + len(extra) + 192
+            head.size + 3 * head.field_count + len(extra) + 192
             + (2 * len(request_id) if request_id is not None else 0)
         )
         cdef uint8_t *start
