@@ -15,8 +15,9 @@ from fastgw.llm import sse
 PREFIX = '"id":"chatcmpl-BZ9xQ2","object":"chat.completion.chunk","created":1795000000,"model":"gpt-5.2"'
 
 
-def chunk(delta: str) -> bytes:
-    return (f'data: {{{PREFIX},"choices":[{{"index":0,"delta":{delta},"finish_reason":null}}]}}\n\n').encode()
+def chunk(delta: str, more: str = "") -> bytes:
+    choice = f'{{"index":0,"delta":{delta},"finish_reason":null}}'
+    return f'data: {{{PREFIX},"choices":[{choice}]{more}}}\n\n'.encode()
 
 
 def responses_delta(text: str) -> bytes:
@@ -30,6 +31,7 @@ def responses_delta(text: str) -> bytes:
 CASES = {
     "content": chunk('{"content":" token"}'),
     "content, escaped quotes": chunk(r'{"content":"\"error\":"}'),
+    "content, obfuscated": chunk('{"content":" token"}', ',"usage":null,"obfuscation":"x7Jq2LmZ0"'),
     "content, Chinese": chunk('{"content":"\u4f60\u597d\u4e16\u754c\u548c\u5e73"}'),
     "reasoning (DeepSeek)": chunk('{"content":null,"reasoning_content":" hmm"}'),
     "tool call": chunk('{"tool_calls":[{"index":0,"function":{"arguments":"{\\"a"}}]}'),

@@ -10,6 +10,7 @@ cdef int _SEEN_REASONING, _SEEN_REASONING_CONTENT, _SEEN_TOOL_CALLS
 cdef int _MAX_DEPTH
 cdef Py_ssize_t _MAX_MODEL
 cdef Py_ssize_t _MAX_NUMBER
+cdef Py_ssize_t _MAX_KNOWN
 cdef dict _DELTA_TYPES
 
 cdef Py_ssize_t _skip_space(const unsigned char *p, Py_ssize_t i, Py_ssize_t end) noexcept
@@ -23,7 +24,11 @@ cdef Py_ssize_t _skip_utf8(const unsigned char *p, Py_ssize_t i, Py_ssize_t end)
 cdef Py_ssize_t _skip_escape(const unsigned char *p, Py_ssize_t i, Py_ssize_t end) noexcept
 
 
-@cython.locals(c=int)
+@cython.locals(k=Py_ssize_t, special=cython.uchar)
+cdef Py_ssize_t _skip_plain(const unsigned char *p, Py_ssize_t i, Py_ssize_t end) noexcept
+
+
+@cython.locals(c=int, far=Py_ssize_t)
 cdef Py_ssize_t _skip_string(const unsigned char *p, Py_ssize_t i, Py_ssize_t end) noexcept
 
 
@@ -59,6 +64,12 @@ cdef Py_ssize_t _skip_container(const unsigned char *p, Py_ssize_t i, Py_ssize_t
 cdef bint _is_word(
     const unsigned char *p, Py_ssize_t i, const unsigned char *word, Py_ssize_t size
 ) noexcept
+
+
+@cython.locals(k=Py_ssize_t, difference=cython.uchar)
+cdef bint _is_same(
+    const unsigned char *p, Py_ssize_t i, const unsigned char *q, Py_ssize_t j, Py_ssize_t size
+) noexcept
 cdef Py_ssize_t _skip_text(const unsigned char *p, Py_ssize_t i, Py_ssize_t end) noexcept
 cdef Py_ssize_t _find_line_end(const unsigned char *p, Py_ssize_t i, Py_ssize_t end) noexcept
 
@@ -83,6 +94,16 @@ cdef class EventScanner:
     cdef int _found
     cdef Py_ssize_t _model_start
     cdef Py_ssize_t _model_end
+    cdef Py_ssize_t _text_start
+    cdef Py_ssize_t _text_end
+    cdef Py_ssize_t _filler_start
+    cdef Py_ssize_t _filler_end
+    cdef bytes _known
+    cdef int _known_kind
+    cdef Py_ssize_t _known_text_start
+    cdef Py_ssize_t _known_text_end
+    cdef Py_ssize_t _known_filler_start
+    cdef Py_ssize_t _known_filler_end
 
     # Reading
     @cython.locals(kinds=int, boundary=Py_ssize_t, i=Py_ssize_t)
@@ -121,6 +142,13 @@ cdef class EventScanner:
     @cython.locals(start=Py_ssize_t)
     cdef Py_ssize_t _match_event(self, const unsigned char *p, Py_ssize_t i, Py_ssize_t end) except -2
 
+    cdef void _know(self, const unsigned char *p, Py_ssize_t start, Py_ssize_t after) except *
+
+    @cython.locals(
+        known=bytes, q=cython.p_uchar, size=Py_ssize_t, text=Py_ssize_t, after=Py_ssize_t, at=Py_ssize_t
+    )
+    cdef Py_ssize_t _match_known(self, const unsigned char *p, Py_ssize_t i, Py_ssize_t end) except -2
+
     @cython.locals(i=Py_ssize_t)
     cdef bint _walk_whole(self, const unsigned char *p, Py_ssize_t end) except -1
 
@@ -133,6 +161,9 @@ cdef class EventScanner:
 
     @cython.locals(seen=int, name=int, size=Py_ssize_t, key=Py_ssize_t, value=Py_ssize_t)
     cdef Py_ssize_t _walk_choice(self, const unsigned char *p, Py_ssize_t i, Py_ssize_t end) noexcept
+
+    @cython.locals(last=Py_ssize_t, backslashes=Py_ssize_t)
+    cdef void _note_arguments(self, const unsigned char *p, Py_ssize_t i) noexcept
 
     @cython.locals(seen=int, name=int, kind=int, size=Py_ssize_t, key=Py_ssize_t, value=Py_ssize_t)
     cdef Py_ssize_t _walk_delta(self, const unsigned char *p, Py_ssize_t i, Py_ssize_t end) noexcept

@@ -8,6 +8,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
@@ -315,3 +316,151 @@ def test_every_text_is_content_and_nothing_else(texts: list[str], ascii_only: bo
         data = f"data: {json.dumps(chunk, ensure_ascii=ascii_only)}\n\n".encode()
         assert scanner.feed(data, 0, len(data)) == sse.EventKind.CONTENT
         assert scanner.boundary == len(data)
+
+
+# --- Streams of events that are alike -----------------------------------------------------------
+
+
+class Walking(PURE.EventScanner):  # type: ignore[name-defined, misc]
+    """A scanner that walks each event, however much it is like the one before."""
+
+    def _match_known(self, p: bytes, i: int, end: int) -> int:
+        return -1
+
+
+OPENAI = (
+    '{"id":"chatcmpl-7","object":"chat.completion.chunk","created":1795000000,"model":"gpt-5.2",'
+    '"service_tier":"default","system_fingerprint":null,"choices":[{"index":0,"delta":{%s},'
+    '"logprobs":null,"finish_reason":null}],"usage":null%s}'
+)
+DEEPSEEK = (
+    '{"id": "9f", "object": "chat.completion.chunk", "model": "deepseek-reasoner", '
+    '"choices": [{"index": 0, "delta": {%s}, "finish_reason": null}]%s}'
+)
+OLD = '{"choices":[{%s,"index":0,"finish_reason":null}],"model":"m"%s}'
+RARE_USAGE = '{"choices":[{"delta":{%s}}],"usage":{"total_tokens":3}%s}'
+RARE_FINISH = '{"choices":[{"delta":{%s},"finish_reason":"stop"}]%s}'
+TWO_CHOICES = '{"choices":[{"delta":{"content":"x"}},{"delta":{%s}}]%s}'
+SHAPES = st.sampled_from([OPENAI, DEEPSEEK])
+RARE_SHAPES = st.sampled_from([OLD, RARE_USAGE, RARE_FINISH, TWO_CHOICES])
+DELTA_SHAPES = st.sampled_from(
+    [
+        '"content":%s',
+        '"content":null,"reasoning_content":%s',
+        '"content":%s,"reasoning_content":null',
+        '"content":"","reasoning":%s',
+        '"role":"assistant","content":"x","refusal":%s',
+        '"reasoning_content":%s,"content":"x"',
+        '"tool_calls":[{"index":0,"function":{"arguments":%s}}]',
+        '"tool_calls":[{"type":%s,"index":0}],"content":"x"',
+        '"tool_calls":[{"id":"x","function":{"arguments":%s }\t} ],"role":"x"',
+        '"text":%s',
+    ]
+)
+FILLERS = st.sampled_from(
+    [
+        "",
+        *(',"obfuscation":%s', ',"obfuscation":%s', ', "p": %s, "q": "abc"', ',"object":%s', ',"error":%s'),
+        *(
+            ',"x":{"a":"b"},"obfuscation":%s',
+            ',"model":%s',
+            ',"delta":%s',
+            ',"response":%s',
+            ',"p":"x","usage":null,"q":%s',
+            ',"usage":%s',
+        ),
+    ]
+)
+SHORT_TEXTS = st.one_of(
+    st.text(min_size=1, max_size=5),
+    st.text(min_size=1, max_size=5),
+    st.text('a"\\', min_size=1, max_size=5),
+    st.text("ab\n", min_size=20, max_size=100),
+    STRINGS,
+)
+BLANK_LINES = st.sampled_from(
+    [b"\n\n", b"\n\n", b"\n\n", b"\r\n\r\n", b"\r\n\r\n", b"\r\r", b"\n\r\n", b"\n"]
+)
+BETWEEN = st.sampled_from(
+    [b": keep-alive\n\n", b"event: x\n", b"event: error\n", b"id: 1\n", b"\n", b"data: 1\n"]
+)
+
+
+@st.composite
+def alike_events(draw: st.DrawFn, shapes: st.SearchStrategy[str]) -> list[bytes]:
+    """Events of one shape, most of them; and now and then something else, or damage."""
+    shape, delta, filler = draw(shapes), draw(DELTA_SHAPES), draw(FILLERS)
+    usual = json.dumps(draw(SHORT_TEXTS))
+    start, blank = draw(st.sampled_from([b"data: ", b"data:", b"data:  "])), draw(BLANK_LINES)
+    ascii_only = draw(st.booleans())
+    pieces = []
+    for text in draw(st.lists(SHORT_TEXTS, min_size=3, max_size=8)):
+        value = json.dumps(text, ensure_ascii=ascii_only)
+        spare = usual if draw(st.booleans()) else json.dumps(draw(SHORT_TEXTS), ensure_ascii=ascii_only)
+        json_text = shape % (delta % value, filler % spare if filler else "")
+        event = start + json_text.encode("utf-8", "surrogatepass") + blank
+        damage = draw(st.integers(0, 15))
+        if damage == 14:
+            at = draw(st.integers(0, len(event)))
+            extra = draw(
+                st.binary(max_size=2) | st.sampled_from([b'"', b"\\", b"}", b"\xed\xa0\x80", b"\x01"])
+            )
+            event = event[:at] + extra + event[at + draw(st.integers(0, 2)) :]
+        elif damage == 15:
+            pieces.append(draw(BETWEEN))
+        pieces.append(event)
+    return pieces
+
+
+ALIKE = st.lists(alike_events(SHAPES) | alike_events(RARE_SHAPES), min_size=1, max_size=3).map(
+    lambda groups: [piece for group in groups for piece in group]
+)
+
+
+def each_event(scanner: Any, stream: bytes, cuts: list[int]) -> list[tuple[Any, ...]]:
+    """All that the scanner tells, after each event and at the end of each piece."""
+    told = []
+    for start, end in zip([0, *cuts], [*cuts, len(stream)], strict=True):
+        i = start
+        while True:
+            i = scanner.feed_event(stream, i, end)
+            at = (i, scanner.kind, scanner.boundary, scanner.is_at_boundary, repr(scanner))
+            told.append((*at, scanner.seen, scanner.model, scanner.usage_data, scanner.error_data))
+            if not scanner.kind:
+                assert i == end
+                break
+    return told
+
+
+@given(ALIKE, st.data(), st.sampled_from([1 << 20, 1 << 20, 1 << 20, 230, 150]))
+def test_events_alike_are_what_a_walk_says(pieces: list[bytes], data: st.DataObject, limit: int) -> None:
+    stream = b"".join(pieces)
+    between = [0]
+    for piece in pieces:
+        between.append(between[-1] + len(piece))
+    anywhere = st.sampled_from(between) if data.draw(st.booleans()) else st.integers(0, len(stream))
+    cuts = sorted(data.draw(st.lists(anywhere, max_size=4)))
+    expected = each_event(Walking(limit), stream, cuts)
+    assert each_event(sse.EventScanner(limit), stream, cuts) == expected
+    assert each_event(PURE.EventScanner(limit), stream, cuts) == expected
+
+
+ALIKE_DELTAS = ['"content":%s', '"content":null,"reasoning_content":%s', '"tool_calls":[{"index":0,"f":%s}]']
+
+
+@pytest.mark.parametrize("shape", [OPENAI, DEEPSEEK, OLD.replace("%s", '"delta":{%s}', 1)])
+@pytest.mark.parametrize("delta", ALIKE_DELTAS)
+@pytest.mark.parametrize("filler", ["", ',"obfuscation":%s'])
+@pytest.mark.parametrize("blank", ["\n\n", "\r\n\r\n"])
+def test_events_alike_are_walked_once(shape: str, delta: str, filler: str, blank: str) -> None:
+    scanner = PURE.EventScanner()
+    scanner.feed(b": first\n", 0, 8)
+    kinds = set()
+    for text in [" a", "\u4f60\u597d", 'quoted "\\', "x" * 100, "."]:
+        value = json.dumps(text)
+        spare = json.dumps("x" * (len(text) % 16))
+        body = shape % (delta % value, filler % spare if filler else "")
+        event = f"data: {body}{blank}".encode()
+        kinds.add(scanner.feed(event, 0, len(event)))
+        scanner._walk = None  # the second one would fail
+    assert len(kinds) == 1
