@@ -58,7 +58,7 @@ lint: build $(VENV)/.dev
 	@$(call quietly,$(BIN)/mypy)
 	@PATH="$(CURDIR)/$(BIN):$$PATH" cython-lint fastgw
 	@$(BIN)/codespell
-	@$(call quietly,$(BIN)/python -m mypy.stubtest --allowlist tests/stubtest-allowlist.txt --ignore-unused-allowlist fastgw._core fastgw._node fastgw._shm fastgw.wire.head fastgw.wire.framing fastgw.wire.outlet)
+	@$(call quietly,$(BIN)/python -m mypy.stubtest --allowlist tests/stubtest-allowlist.txt --ignore-unused-allowlist fastgw._clock fastgw._core fastgw._node fastgw._shm fastgw.wire.head fastgw.wire.framing fastgw.wire.outlet)
 	@$(call quietly,$(BIN)/python -m pytest -q tests/test_repository.py tests/test_architecture.py)
 
 # Beside its peers, pinned to one core; what is missing of them is installed by bench-peers.

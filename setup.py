@@ -6,6 +6,7 @@ from Cython.Build import cythonize
 from setuptools import Extension, setup
 
 COMPILED = (
+    "fastgw/_clock.pyx",
     "fastgw/_shm.pyx",
     "fastgw/_node.pyx",
     "fastgw/_core.pyx",
@@ -29,6 +30,7 @@ COMPILED = (
     "fastgw/proxy/phases.py",
     "fastgw/proxy/plan.py",
     "fastgw/proxy/relay.py",
+    "fastgw/metrics.py",
 )
 DEBUG = bool(os.environ.get("FASTGW_DEBUG"))  # every check on, lines traced for coverage
 # The Makefile registers the package and its command first, then builds in place what has changed.

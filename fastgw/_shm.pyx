@@ -434,16 +434,21 @@ cdef class Metrics(Block):
         cdef const double *bounds
         cdef double *sum
         cdef int64_t *cells
-        cdef int i
         cdef int bucket = 0
+        cdef int above, middle
         if not 0 <= slot < self.known or value != value:
             return
         series = &self.series[slot]
         if series.kind != HISTOGRAM:
             return
         bounds = self.bounds + series.bound
-        for i in range(series.bounds):
-            bucket += value > bounds[i]
+        above = series.bounds
+        while bucket < above:
+            middle = (bucket + above) >> 1
+            if value > bounds[middle]:
+                bucket = middle + 1
+            else:
+                above = middle
         cells = self.own + series.cell
         count_i64(&cells[bucket], 1)
         sum = <double *>&cells[series.bounds + 1]

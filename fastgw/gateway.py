@@ -23,6 +23,7 @@ from .config.model import Config, Profile
 from .errors import FastgwError
 from .generation import Builder, Generation
 from .llm.usage import Usage, usage_of
+from .metrics import Recorder
 from .proxy.exchange import Exchange
 from .proxy.exchanges import Exchanges
 from .proxy.phases import Dispatcher
@@ -81,6 +82,8 @@ class Gateway:
         self.access_log = access_log
         self.shared = shared or SharedState()
         self.announce_reload = announce_reload
+        on_counted = self._on_finished if access_log is not None else None
+        self.recorder = Recorder(self.shared.metric_series(), on_counted)
         self.server = Server(inherited)
         self.addresses: list[Address] = []
         self.started_at = time.time()
@@ -91,7 +94,7 @@ class Gateway:
         self.is_prober = False  # the one of all workers that probes
         self.answered = 0
         self.exchanges = Exchanges(
-            self._on_finished,
+            self.recorder.on_finished,
             hold_body_bytes=process.hold_body_bytes,
             hold_total_bytes=process.hold_total_bytes,
             max_body_bytes=process.max_body_bytes,
@@ -107,6 +110,7 @@ class Gateway:
         self.ticker: Ticker | None = None
         self._background: set[asyncio.Task[None]] = set()
         self._retired_pools: list[Pool] = []
+        self._count_due = 0.0
 
     # --- Life ---------------------------------------------------------------------------------
 
@@ -125,8 +129,10 @@ class Gateway:
             self.shared.node_table(),
             ca_file=self.settings.ca_file,
             forwards_simulator_fields=self.settings.forwards_simulator_fields,
+            on_probed=self.recorder.probed,
         )
         generation = self._builder.build(config, None, number=self._first_number)
+        self.recorder.register(route.plan for route in generation.table.routes)
         self.generation = generation
         self.dispatcher = Dispatcher(
             self.exchanges,
@@ -170,6 +176,21 @@ class Gateway:
             pool.sweep(now)
         if self._retired_pools:
             self._retired_pools = [pool for pool in self._retired_pools if pool.busy or pool.dials]
+        if now >= self._count_due:  # for the other workers' scrapes; one of our own looks itself
+            self._count_due = now + 1.0
+            self.count_connections()
+
+    def count_connections(self) -> None:
+        """Bring this process's part of the gauges up to date."""
+        assert self.generation is not None
+        pools = [*self.generation.pools.values(), *self._retired_pools]
+        self.recorder.set_connections(
+            clients=self.server.clients(),
+            requests=len(self.exchanges.live),
+            busy=sum(len(pool.busy) for pool in pools),
+            idle=sum(len(pool.idle) for pool in pools),
+            dialling=sum(len(pool.dials) for pool in pools),
+        )
 
     def _on_tick(self, now: float) -> None:
         """Show that we live; become the prober if nobody is."""
@@ -248,12 +269,14 @@ class Gateway:
         except (FastgwError, OSError, ValueError) as error:
             return self._refuse_reload(error)
         self.last_reload_ok = True
+        self.recorder.set_reload(True)
         self.last_reload_error = ""
         logger.info("configuration reloaded: %r", self.generation)
         return True
 
     def _refuse_reload(self, error: Exception) -> bool:
         self.last_reload_ok = False
+        self.recorder.set_reload(False)
         self.last_reload_error = str(error)
         logger.error("reload refused, the running configuration stays:\n%s", error)
         return False
@@ -263,6 +286,7 @@ class Gateway:
         old = self.generation
         assert old is not None and self.dispatcher is not None and self._builder is not None
         generation = self._builder.build(config, old, number=number or old.number + 1)
+        self.recorder.register(route.plan for route in generation.table.routes)
         self.generation = generation
         self.dispatcher.table = generation.table
         self.dispatcher.errors_like_apisix = config.profile is Profile.APISIX
@@ -302,8 +326,7 @@ class Gateway:
 
     def _on_finished(self, exchange: Exchange) -> None:
         log = self.access_log
-        if log is None:
-            return
+        assert log is not None
         now = monotonic()
         usage = usage_in(exchange)
         prompt, completion = usage.prompt_tokens, usage.completion_tokens
@@ -339,6 +362,7 @@ class Gateway:
         note: str,
     ) -> None:
         self.answered += 1
+        self.recorder.answered(route, status)
         if self.access_log is None:
             return
         self.access_log.record(

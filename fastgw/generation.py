@@ -10,7 +10,9 @@ nothing of it.
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 from urllib.parse import urlencode
 
@@ -112,6 +114,7 @@ class Builder:
         table: where the nodes' records are.
         ca_file: whom to trust where the configuration does not say.
         forwards_simulator_fields: the upstreams are simulated, and may be told what to do.
+        on_probed: called after each probe with (upstream, node, result), as a Prober says it.
     """
 
     def __init__(
@@ -121,11 +124,13 @@ class Builder:
         *,
         ca_file: str | None = None,
         forwards_simulator_fields: bool = False,
+        on_probed: Callable[[Upstream, Any, str], None] | None = None,
     ) -> None:
         self.resolver = resolver
         self.table = table
         self.ca_file = ca_file
         self.forwards_simulator_fields = forwards_simulator_fields
+        self.on_probed = on_probed
         self._contexts: dict[str | None, tuple[tuple[int, ...], TlsContext]] = {}
 
     def build(self, config: Config, old: Generation | None, *, number: int) -> Generation:
@@ -305,7 +310,8 @@ class Builder:
             concurrency=check.concurrency,
         )
         built.probe_pools = tuple(node.pool for node in probed)
-        built.prober = Prober(built.upstream, tuple(probed), settings)
+        on_result = partial(self.on_probed, built.upstream) if self.on_probed is not None else None
+        built.prober = Prober(built.upstream, tuple(probed), settings, on_result)
 
     def _plan(self, route: RouteConfig, built: BuiltUpstream | None, config: Config) -> RoutePlan:
         is_apisix = config.profile is Profile.APISIX

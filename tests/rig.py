@@ -24,6 +24,7 @@ from fastgw.config import loads
 from fastgw.config.model import Config, Profile
 from fastgw.gateway import Gateway, Settings
 from fastgw.server import Address
+from fastgw.shared_state import SharedState
 from fastgw.simulator import Fault, FaultKind, Provider, Simulator
 from fastgw.simulator import start as start_simulator
 
@@ -162,6 +163,7 @@ def running(
     settings: dict[str, Any] | None = None,
     reload_config: Callable[[], Config] | None = None,
     access_log: Any = None,
+    shared: SharedState | None = None,
 ) -> Iterator[Rig]:
     """A running rig; everything is closed at the end, and nothing may have been left behind."""
     ready: list[Rig | BaseException] = []
@@ -186,6 +188,7 @@ def running(
             ),
             reload_config=reload_config,
             access_log=access_log,
+            shared=shared,
         )
         await gateway.start()
         admin = Admin(gateway)

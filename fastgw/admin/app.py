@@ -6,9 +6,10 @@ with an Origin is refused, and what changes state is a POST.
 
 from __future__ import annotations
 
+import asyncio
 import gc
 import logging
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from hmac import compare_digest
 from time import monotonic
 from typing import Any
@@ -24,7 +25,7 @@ from ..server import Address
 from ..wire.client_connection import ClientConnection, Listener
 from ..wire.events import ExchangeEvents
 from ..wire.head import Limits, RequestHead
-from . import healthcheck
+from . import exposition, healthcheck
 
 logger = logging.getLogger("fastgw.admin")
 
@@ -41,10 +42,17 @@ class AdminRefused(FastgwError):
 class Reply:
     """What an endpoint answers. ``value`` becomes JSON, unless it is bytes already."""
 
-    __slots__ = ("body", "fields", "status")
+    __slots__ = ("body", "content_type", "fields", "status")
 
-    def __init__(self, status: int, value: Any, fields: tuple[tuple[bytes, bytes], ...] = ()) -> None:
+    def __init__(
+        self,
+        status: int,
+        value: Any,
+        fields: tuple[tuple[bytes, bytes], ...] = (),
+        content_type: bytes = answers.JSON,
+    ) -> None:
         self.status = status
+        self.content_type = content_type
         self.body = value if isinstance(value, bytes) else _json(value)
         self.fields = fields
 
@@ -102,6 +110,12 @@ class Admin:
             "/v1/healthcheck": lambda: Reply(200, healthcheck.everything(self.gateway)),
             "/": self._index,
         }
+        # What takes long enough that requests could feel it: answered in several turns of the loop.
+        self.slow: dict[str, Callable[[RequestHead], Awaitable[Reply]]] = {
+            "/metrics": self._metrics,
+            "/apisix/prometheus/metrics": self._metrics,
+        }
+        self._answering: set[asyncio.Task[None]] = set()
         self.post: dict[str, Callable[[], Reply]] = {
             "/admin/reload": self._reload,
             "/debug/flush": self._flush,
@@ -134,9 +148,22 @@ class Admin:
         """Answer a request that is whole."""
         try:
             reply = self._reply(head)
-        except Exception:
-            logger.exception("an admin request failed")
-            reply = _error(500, "internal_error", "this is a bug; the gateway's log says more")
+        except Exception as error:
+            reply = _failed(error)
+        if isinstance(reply, Reply):
+            self._send(connection, head, reply)
+            return
+        task = asyncio.get_running_loop().create_task(self._answer_later(connection, head, reply))
+        self._answering.add(task)
+        task.add_done_callback(self._answering.discard)
+
+    async def _answer_later(
+        self, connection: ClientConnection, head: RequestHead, coming: Awaitable[Reply]
+    ) -> None:
+        try:
+            reply = await coming
+        except Exception as error:
+            reply = _failed(error)
         self._send(connection, head, reply)
 
     def _send(
@@ -153,11 +180,12 @@ class Admin:
                 keep_alive=keep_alive,
                 minor_version=head.minor_version if head is not None else 1,
                 is_head=head is not None and head.is_head,
+                content_type=reply.content_type,
             )
         )
         connection.finish(keep_alive, monotonic())
 
-    def _reply(self, head: RequestHead) -> Reply:
+    def _reply(self, head: RequestHead) -> Reply | Awaitable[Reply]:
         path = head.path.decode("latin-1")
         if not self._is_known_host(head.host):
             return _error(421, "unknown_host", "this Host is not served here")
@@ -172,6 +200,8 @@ class Admin:
             return Reply(*healthcheck.one(self.gateway, path))
         if path in self.get:
             return self.get[path]() if head.method in (b"GET", b"HEAD") else _not_allowed(b"GET, HEAD")
+        if path in self.slow:
+            return self.slow[path](head) if head.method in (b"GET", b"HEAD") else _not_allowed(b"GET, HEAD")
         if path in self.post:
             return self.post[path]() if head.method == b"POST" else _not_allowed(b"POST")
         return _error(404, "not_found", "no such endpoint")
@@ -193,7 +223,7 @@ class Admin:
     # --- Endpoints ----------------------------------------------------------------------------
 
     def _index(self) -> Reply:
-        return Reply(200, {"get": sorted(self.get), "post": sorted(self.post)})
+        return Reply(200, {"get": sorted([*self.get, *self.slow]), "post": sorted(self.post)})
 
     @staticmethod
     def _live() -> Reply:
@@ -204,6 +234,11 @@ class Admin:
             return Reply(200, {"status": "ok"})
         reason = "draining" if self.gateway.is_draining else "an upstream has no node available"
         return Reply(503, {"status": "error", "error": reason})
+
+    async def _metrics(self, head: RequestHead) -> Reply:
+        accept = (head.get(b"accept") or b"").decode("latin-1")
+        body, content_type = await exposition.render(self.gateway, accept)
+        return Reply(200, body, content_type=content_type)
 
     def _reload(self) -> Reply:
         gateway = self.gateway
@@ -223,6 +258,11 @@ def _json(value: Any) -> bytes:
 
 def _error(status: int, code: str, message: str, fields: tuple[tuple[bytes, bytes], ...] = ()) -> Reply:
     return Reply(status, answers.error_body(message, "invalid_request_error", code), fields)
+
+
+def _failed(error: Exception) -> Reply:
+    logger.error("an admin request failed", exc_info=error)
+    return _error(500, "internal_error", "this is a bug; the gateway's log says more")
 
 
 def _not_allowed(methods: bytes) -> Reply:

@@ -38,7 +38,7 @@ cdef class Exchange(ExchangeEvents):
     cdef public object dial
     cdef public object tried
     cdef public int attempts
-    cdef public int uncertain
+    cdef public int uncertain  # number of the attempt that may have run and was not the last; 0: none
     cdef public bint is_fresh_retry
     cdef public double attempt_started
     cdef public double sent_at

@@ -634,7 +634,7 @@ class Exchange(ExchangeEvents):
             self._give_up(now)
             return
         if retryable is not Retryable.ALWAYS:
-            self.uncertain += 1
+            self.uncertain = self.attempts
             self.exchanges.uncertain_replays += 1
         self._attempt_next(now)
 

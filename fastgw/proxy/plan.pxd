@@ -15,6 +15,7 @@ cdef class NodeLink:
     cdef readonly frozenset auth_names
     cdef readonly bytes answer_lines
     cdef readonly bytes adapted_lines
+    cdef public object metrics
 
     cpdef bytes own_over(self, list fields)
     cpdef bytes target(self, bytes target)
@@ -47,6 +48,7 @@ cdef class RoutePlan:
     cdef readonly bint shows_headers
     cdef readonly bytes strip_prefix
     cdef readonly ResponseTemplate answer_template
+    cdef public object metrics
     cdef object __weakref__
 
     cpdef bytes target_of(self, bytes target)

@@ -41,6 +41,7 @@ class NodeLink:
         self.models = models
         self.query = query
         self.auth_names = auth_names
+        self.metrics: Any = None  # where its attempts are counted; set and read above this layer
 
     def own_over(self, fields: list[tuple[bytes, bytes]]) -> bytes:
         """The plugins' header lines for this node: its own credentials win over theirs."""
@@ -103,6 +104,7 @@ class RoutePlan:
         self.shows_headers = shows_headers
         self.strip_prefix = strip_prefix
         self.answer_template = ResponseTemplate(dropped_answer_fields)
+        self.metrics: Any = None  # where its requests are counted; set and read above this layer
 
     def target_of(self, target: bytes) -> bytes:
         """The client's target as nodes see it: without the route's prefix."""

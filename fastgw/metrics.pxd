@@ -1,0 +1,69 @@
+import cython
+
+from ._clock cimport monotonic
+from ._shm cimport Metrics
+from .proxy.exchange cimport Exchange
+from .proxy.exchanges cimport Exchanges
+from .proxy.plan cimport NodeLink, RoutePlan
+
+
+cdef class RouteSeries:
+    cdef readonly str route
+    cdef readonly int ok
+    cdef readonly int ok_stream
+    cdef readonly int duration
+    cdef readonly dict codes
+    cdef readonly dict stream_codes
+
+
+cdef class LinkSeries:
+    cdef readonly str upstream
+    cdef readonly str node
+    cdef readonly int succeeded
+    cdef readonly int duration
+    cdef readonly int first_token
+    cdef readonly dict outcomes
+
+
+cdef class Recorder:
+    cdef readonly Metrics metrics
+    cdef public object then
+    cdef object clock
+    cdef readonly tuple upstreams
+    cdef dict _labels
+    cdef dict _rare
+    cdef long long _seen_interrupted
+    cdef long long _seen_gone
+    cdef bint _is_full
+    cdef int _refused_series
+    cdef int _overhead
+    cdef int _interrupted
+    cdef int _reload_failed
+    cdef list _gone
+    cdef list _connections
+
+    # Requests
+    @cython.locals(
+        now=double,
+        before=double,
+        metrics=Metrics,
+        plan=RoutePlan,
+        route=RouteSeries,
+        records=tuple,
+        exchanges=Exchanges,
+    )
+    cpdef on_finished(self, Exchange exchange)
+    @cython.locals(codes=dict)
+    cdef int _code(self, RouteSeries route, Exchange exchange) except? -1
+    @cython.locals(series=LinkSeries)
+    cdef _attempt(self, NodeLink link, tuple record)
+    cdef int _outcome(self, LinkSeries series, str outcome) except? -1
+    @cython.locals(plan=RoutePlan)
+    cdef _attempts(self, Exchange exchange)
+    @cython.locals(link=NodeLink, series=LinkSeries)
+    cdef _first_token(self, Exchange exchange)
+    @cython.locals(phase=int)
+    cdef _disconnected(self, Exchange exchange)
+
+
+cdef str _SUCCEEDED

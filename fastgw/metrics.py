@@ -1,0 +1,460 @@
+"""What is counted of requests, attempts and probes, for ``GET /metrics``.
+
+A ``Recorder`` registers its series when a configuration is loaded and hangs their numbers on the
+route plans and node links; a finished exchange is then one call and a handful of additions in
+memory that all workers share. What is rare and of a small vocabulary (a status code, an outcome) is
+registered when it is first seen. No label comes from a client: routes, upstreams and nodes are the
+configuration's, codes and outcomes are ours.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from itertools import permutations
+from typing import Any
+
+from ._clock import monotonic
+from ._shm import MetricKind, Metrics
+from .balancing.upstream import Upstream
+from .proxy.exchange import Exchange
+from .proxy.plan import NodeLink, RoutePlan
+
+logger = logging.getLogger("fastgw.metrics")
+
+# Upper bounds in seconds; a last one without a bound is implied.
+REQUEST_BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0)
+OVERHEAD_BUCKETS = (0.00005, 0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.5)
+FIRST_TOKEN_BUCKETS = (0.05, 0.1, 0.25, 0.5, 0.75, 1.0, 1.5, 2.0, 3.0, 5.0, 10.0, 20.0, 30.0, 60.0)
+
+
+@dataclass(frozen=True, slots=True)
+class Family:
+    """One metric: its name, kind, label names and what it says.
+
+    ``is_read``: it is not counted but read from the running configuration when somebody asks.
+    """
+
+    name: str
+    kind: MetricKind
+    help: str
+    labels: tuple[str, ...] = ()
+    buckets: tuple[float, ...] = ()
+    is_read: bool = False
+
+
+_COUNTER, _GAUGE, _HISTOGRAM = MetricKind.COUNTER, MetricKind.GAUGE, MetricKind.HISTOGRAM
+
+REQUESTS = Family(
+    "fastgw_requests_total",
+    _COUNTER,
+    "Requests that ended, by the status the client got; 499: it left before it got one."
+    " The route is empty where none matched.",
+    ("route", "code", "stream"),
+)
+REQUEST_DURATION = Family(
+    "fastgw_request_duration_seconds",
+    _HISTOGRAM,
+    "From a request's head to the end of its answer, the client's own slowness included;"
+    " without requests that were answered before an attempt was considered.",
+    ("route",),
+    REQUEST_BUCKETS,
+)
+OVERHEAD = Family(
+    "fastgw_gateway_overhead_seconds",
+    _HISTOGRAM,
+    "Of each answer that a node gave: from the request's head to the start of its first attempt, with the"
+    " time the client took to send the body, and from the last read of the node's answer to the last write.",
+    (),
+    OVERHEAD_BUCKETS,
+)
+FIRST_TOKEN = Family(
+    "fastgw_time_to_first_token_seconds",
+    _HISTOGRAM,
+    "From the head of a request for a stream to the first content of its answer, failed attempts included.",
+    ("route", "node"),
+    FIRST_TOKEN_BUCKETS,
+)
+ATTEMPTS = Family(
+    "fastgw_upstream_requests_total",
+    _COUNTER,
+    "Attempts that ended, by outcome, in the words of the access log.",
+    ("upstream", "node", "outcome"),
+)
+ATTEMPT_DURATION = Family(
+    "fastgw_upstream_duration_seconds",
+    _HISTOGRAM,
+    "From an attempt's request to its end, whatever the outcome; a new connection's making is in it only"
+    " where that failed.",
+    ("upstream", "node"),
+    REQUEST_BUCKETS,
+)
+RETRIES = Family(
+    "fastgw_retries_total",
+    _COUNTER,
+    "Attempts after the first one of a request, by the outcome of the attempt before.",
+    ("upstream", "reason"),
+)
+FAILOVERS = Family(
+    "fastgw_failovers_total",
+    _COUNTER,
+    "Requests that moved on from one node to another.",
+    ("upstream", "from_node", "to_node"),
+)
+INTERRUPTED = Family(
+    "fastgw_streams_interrupted_total",
+    _COUNTER,
+    "Answers that broke off after their first content had been sent.",
+)
+DUPLICATE_RISK = Family(
+    "fastgw_duplicate_risk_total",
+    _COUNTER,
+    "Requests sent again although a node may already have run them, by the outcome of that attempt.",
+    ("cause",),
+)
+DISCONNECTS = Family(
+    "fastgw_client_disconnects_total",
+    _COUNTER,
+    "Clients that left before their answer's end: while they sent the request (reading), before the first"
+    " content (waiting), after it (relaying).",
+    ("phase",),
+)
+PROBES = Family(
+    "fastgw_health_checks_total",
+    _COUNTER,
+    "Probes that ended, by what they said of the node.",
+    ("upstream", "node", "result"),
+)
+CONNECTIONS = Family(
+    "fastgw_connections",
+    _GAUGE,
+    "Open connections to clients (busy: with a request under way) and to nodes.",
+    ("side", "state"),
+)
+REFUSED_SERIES = Family(
+    "fastgw_metrics_refused_series_total",
+    _COUNTER,
+    "Series that found no room in the memory for metrics and are not counted.",
+)
+# In the shared memory as a gauge of failures, so that one worker's is seen by all.
+RELOAD_FAILED = Family("fastgw_config_last_reload_failed", _GAUGE, "")
+RELOAD_SUCCESSFUL = Family(
+    "fastgw_config_last_reload_successful",
+    _GAUGE,
+    "1 if the last reload succeeded in every worker, or none was asked for; else 0.",
+    is_read=True,
+)
+NODE_UP = Family(
+    "fastgw_node_up",
+    _GAUGE,
+    "1 if the node takes traffic: not ejected, not resting, its key not refused; else 0.",
+    ("upstream", "node"),
+    is_read=True,
+)
+NODE_EJECTED = Family(
+    "fastgw_node_ejected",
+    _GAUGE,
+    "1 if the node is out as unhealthy, by live traffic or by probes, else 0.",
+    ("upstream", "node"),
+    is_read=True,
+)
+NODE_COOLING = Family(
+    "fastgw_node_cooling_seconds",
+    _GAUGE,
+    "How long the node still rests because it said that it is busy; 0: it does not.",
+    ("upstream", "node"),
+    is_read=True,
+)
+BACKUP_READY = Family(
+    "fastgw_backup_ready",
+    _GAUGE,
+    "1 if another node could take over should the one in use fail now (two or more are up), else 0.",
+    ("upstream",),
+    is_read=True,
+)
+BUILD_INFO = Family(
+    "fastgw_build_info", _GAUGE, "Always 1; the version is its label.", ("version",), is_read=True
+)
+
+COUNTED = (
+    REQUESTS,
+    REQUEST_DURATION,
+    OVERHEAD,
+    FIRST_TOKEN,
+    ATTEMPTS,
+    ATTEMPT_DURATION,
+    RETRIES,
+    FAILOVERS,
+    INTERRUPTED,
+    DUPLICATE_RISK,
+    DISCONNECTS,
+    PROBES,
+    CONNECTIONS,
+    REFUSED_SERIES,
+)
+READ = (NODE_UP, NODE_EJECTED, NODE_COOLING, BACKUP_READY, RELOAD_SUCCESSFUL, BUILD_INFO)
+
+_SUCCEEDED = "succeeded"
+# A rate sees no first event of a series that was not there before it. Pairs of more nodes than
+# this would be too many series to have ready.
+MAX_PAIRED = 8
+PHASES = ("reading", "waiting", "relaying")
+PROBE_RESULTS = ("success", "failure", "ignored")
+CONNECTION_STATES = (
+    ("client", "busy"),
+    ("client", "idle"),
+    ("node", "busy"),
+    ("node", "idle"),
+    ("node", "dialling"),
+)
+
+
+class RouteSeries:
+    """The numbers of one route's series; ``codes`` are by status, but for 200."""
+
+    def __init__(self, route: str, ok: int, ok_stream: int, duration: int) -> None:
+        self.route = route
+        self.ok = ok
+        self.ok_stream = ok_stream
+        self.duration = duration
+        self.codes: dict[int, int] = {}
+        self.stream_codes: dict[int, int] = {}
+
+
+class LinkSeries:
+    """The numbers of one node's series, as one route uses it; ``outcomes`` are by name."""
+
+    def __init__(self, upstream: str, node: str, succeeded: int, duration: int, first_token: int) -> None:
+        self.upstream = upstream
+        self.node = node
+        self.succeeded = succeeded
+        self.duration = duration
+        self.first_token = first_token
+        self.outcomes: dict[str, int] = {}
+
+
+class Recorder:
+    """Counts what a gateway does.
+
+    Args:
+        metrics: where; shared by the workers of one gateway.
+        then: called with each finished exchange after it was counted, for the access log; or None.
+        clock: monotonic seconds, as the exchanges have them; None: the process's own.
+    """
+
+    def __init__(
+        self,
+        metrics: Metrics,
+        then: Callable[[Exchange], None] | None = None,
+        clock: Callable[[], float] | None = None,
+    ) -> None:
+        self.metrics = metrics
+        self.then = then
+        self.clock = clock
+        self.upstreams: tuple[tuple[str, Upstream], ...] = ()
+        self._labels: dict[Upstream, str] = {}
+        self._rare: dict[tuple[str, ...], int] = {}
+        self._seen_interrupted = 0
+        self._seen_gone = 0
+        self._is_full = False
+        self._refused_series = -1
+        self._refused_series = self._slot(REFUSED_SERIES)
+        self._overhead = self._slot(OVERHEAD)
+        self._interrupted = self._slot(INTERRUPTED)
+        self._reload_failed = self._slot(RELOAD_FAILED)
+        self._gone = [self._slot(DISCONNECTS, phase) for phase in PHASES]
+        self._connections = [self._slot(CONNECTIONS, *labels) for labels in CONNECTION_STATES]
+
+    # --- Registering, when a configuration is loaded --------------------------------------------
+
+    def register(self, plans: Iterable[RoutePlan]) -> None:
+        """Give a configuration's routes and nodes their series; what is known keeps its figures.
+
+        Series of what is no longer configured stay as they are.
+        """
+        plans = list(plans)
+        self.upstreams = label_upstreams(plan.upstream for plan in plans if plan.upstream is not None)
+        self._labels = {upstream: label for label, upstream in self.upstreams}
+        for plan in plans:
+            plan.metrics = self._route(plan)
+            for link in plan.links:
+                link.metrics = self._link(plan, link)
+        for label, upstream in self.upstreams:
+            if len(upstream.nodes) <= MAX_PAIRED:
+                for one, other in permutations(upstream.nodes, 2):
+                    self._slot(FAILOVERS, label, one.name, other.name)
+
+    def _route(self, plan: RoutePlan) -> RouteSeries:
+        name = plan.name
+        return RouteSeries(
+            name,
+            self._slot(REQUESTS, name, "200", "false"),
+            self._slot(REQUESTS, name, "200", "true") if plan.is_llm else -1,
+            self._slot(REQUEST_DURATION, name),
+        )
+
+    def _link(self, plan: RoutePlan, link: NodeLink) -> LinkSeries:
+        upstream = self._labels[plan.upstream]  # type: ignore[index]
+        return LinkSeries(
+            upstream,
+            link.name,
+            self._slot(ATTEMPTS, upstream, link.name, _SUCCEEDED),
+            self._slot(ATTEMPT_DURATION, upstream, link.name),
+            self._slot(FIRST_TOKEN, plan.name, link.name) if plan.is_llm else -1,
+        )
+
+    def _slot(self, family: Family, *labels: str) -> int:
+        """The number of a series; without room for it one that counts nothing, and that is counted."""
+        try:
+            return self.metrics.register(family.name, family.kind, labels, family.buckets)
+        except ValueError as error:
+            if not self._is_full:
+                logger.error("metrics have no room, what is new is not counted: %s", error)
+            self._is_full = True
+            self.metrics.add(self._refused_series)
+            return -1
+
+    # --- Requests -------------------------------------------------------------------------------
+
+    def on_finished(self, exchange: Exchange) -> None:
+        """Count an exchange that has ended. This runs for every request."""
+        now = monotonic() if self.clock is None else self.clock()
+        metrics = self.metrics
+        plan = exchange.plan
+        route = plan.metrics
+        records = exchange.records
+        if route is not None:
+            if exchange.status == 200 and not exchange.wants_stream:
+                metrics.add(route.ok)
+            elif exchange.status == 200:
+                metrics.add(route.ok_stream)
+            else:
+                metrics.add(self._code(route, exchange))
+            metrics.observe(route.duration, now - exchange.started_at)
+            if len(records) == 1:
+                self._attempt(exchange.link, records[0])
+            elif records:
+                self._attempts(exchange)
+            if exchange.first_content_at > 0:
+                before = exchange.attempt_started - exchange.started_at
+                metrics.observe(self._overhead, before + now - exchange.last_byte_at)
+                if exchange.wants_stream and exchange.status < 300:
+                    self._first_token(exchange)
+        exchanges = exchange.exchanges
+        if exchanges.interrupted != self._seen_interrupted:
+            self._seen_interrupted = exchanges.interrupted
+            metrics.add(self._interrupted)
+        if exchanges.client_gone != self._seen_gone:
+            self._seen_gone = exchanges.client_gone
+            self._disconnected(exchange)
+        then = self.then
+        if then is not None:
+            then(exchange)
+
+    def _code(self, route: RouteSeries, exchange: Exchange) -> int:
+        """The series of a status that is not 200."""
+        codes = route.stream_codes if exchange.wants_stream else route.codes
+        slot = codes.get(exchange.status)
+        if slot is None:
+            is_stream = "true" if exchange.wants_stream else "false"
+            slot = self._slot(REQUESTS, route.route, code_of(exchange.status), is_stream)
+            codes[exchange.status] = slot
+        return slot
+
+    def _attempt(self, link: NodeLink | None, record: tuple[str, str, int, float]) -> None:
+        """Count one attempt."""
+        series = link.metrics if link is not None else None
+        if series is None:
+            return
+        # Its writer's text is one object with ours: the interpreter keeps one of each.
+        if record[1] is _SUCCEEDED:
+            self.metrics.add(series.succeeded)
+        else:
+            self.metrics.add(self._outcome(series, record[1]))
+        self.metrics.observe(series.duration, record[3])
+
+    def _outcome(self, series: LinkSeries, outcome: str) -> int:
+        """The series of an outcome, whichever it is."""
+        slot = series.outcomes.get(outcome)
+        if slot is None:
+            slot = self._slot(ATTEMPTS, series.upstream, series.node, outcome)
+            series.outcomes[outcome] = slot
+        return slot
+
+    def _attempts(self, exchange: Exchange) -> None:
+        """Count the attempts of a request that was retried, and why it was."""
+        plan = exchange.plan
+        assert plan.upstream is not None
+        upstream = self._labels.get(plan.upstream, plan.upstream.name)
+        links = {link.name: link for link in plan.links}
+        before = None
+        for record in exchange.records:
+            self._attempt(links.get(record[0]), record)
+            if before is not None:
+                self._count(RETRIES, upstream, before[1])
+                if before[0] != record[0]:
+                    self._count(FAILOVERS, upstream, before[0], record[0])
+            before = record
+        # The attempt with this number may have run, and another one followed it.
+        if 0 < exchange.uncertain < len(exchange.records):
+            self._count(DUPLICATE_RISK, exchange.records[exchange.uncertain - 1][1])
+
+    def _first_token(self, exchange: Exchange) -> None:
+        link = exchange.link
+        series = link.metrics if link is not None else None
+        if series is not None:
+            self.metrics.observe(series.first_token, exchange.first_content_at - exchange.started_at)
+
+    def _disconnected(self, exchange: Exchange) -> None:
+        phase = 2 if exchange.first_content_at > 0 else 1 if exchange.attempts > 0 else 0
+        self.metrics.add(self._gone[phase])
+
+    def _count(self, family: Family, *labels: str) -> None:
+        """Add to a series that is not worth a place of its own."""
+        key = (family.name, *labels)
+        slot = self._rare.get(key)
+        if slot is None:
+            slot = self._rare[key] = self._slot(family, *labels)
+        self.metrics.add(slot)
+
+    def answered(self, route: str, status: int) -> None:
+        """Count a request that was answered without an exchange; ``route`` is empty if none matched."""
+        self._count(REQUESTS, route, code_of(status), "false")
+
+    # --- Probes, connections, reloads -----------------------------------------------------------
+
+    def probed(self, upstream: Upstream, node: Any, result: str) -> None:
+        """Count a probe; ``result`` is one of PROBE_RESULTS."""
+        label = self._labels.get(upstream, upstream.name)
+        if (PROBES.name, label, node.name, result) not in self._rare:
+            for each in PROBE_RESULTS:
+                self._slot(PROBES, label, node.name, each)
+        self._count(PROBES, label, node.name, result)
+
+    def set_connections(self, *, clients: int, requests: int, busy: int, idle: int, dialling: int) -> None:
+        """Say how many connections this process has: to clients, of them with a request, and to nodes."""
+        figures = (requests, max(0, clients - requests), busy, idle, dialling)
+        for slot, figure in zip(self._connections, figures, strict=True):
+            self.metrics.set(slot, figure)
+
+    def set_reload(self, succeeded: bool) -> None:
+        """Say how this process's last reload went."""
+        self.metrics.set(self._reload_failed, int(not succeeded))
+
+
+def code_of(status: int) -> str:
+    """A status as a label: a node could answer with any number, the label has a bound."""
+    return str(status) if 100 <= status <= 599 else "other"
+
+
+def label_upstreams(upstreams: Iterable[Upstream]) -> tuple[tuple[str, Upstream], ...]:
+    """(label, upstream) of each one: its name, with a number behind it if that is taken already."""
+    labels: dict[str, Upstream] = {}
+    for upstream in dict.fromkeys(upstreams):
+        label, number = upstream.name, 1
+        while label in labels:
+            number += 1
+            label = f"{upstream.name}#{number}"
+        labels[label] = upstream
+    return tuple(labels.items())
