@@ -138,6 +138,15 @@ def demo(plain: bool, scale: float) -> None:
     sys.exit(demonstration.run(is_plain=plain, scale=scale))
 
 
+@main.command(context_settings={"ignore_unknown_options": True, "help_option_names": []})
+@click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
+def bench(arguments: tuple[str, ...]) -> None:
+    """Measure fastgw beside its peers; in a checkout. `fastgw bench --help` shows what it takes."""
+    from fastgw.cli import bench as benching
+
+    sys.exit(benching.run(arguments))
+
+
 @main.command()
 def version() -> None:
     """Print the version."""

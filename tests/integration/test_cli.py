@@ -85,6 +85,12 @@ def test_version_is_printed(fastgw: Run) -> None:
     assert re.fullmatch(r"fastgw \d+\.\d+\.\d+\S*\n", process.out)
 
 
+def test_bench_is_the_benchmarks_of_the_checkout(fastgw: Run) -> None:
+    process = fastgw("bench", "--help")
+    assert process.ended() == 0
+    assert "python -m benchmarks" in process.out and "--only" in process.out
+
+
 def test_check_of_a_good_file_ends_with_0_and_says_what_it_amounts_to(fastgw: Run, tmp_path: Path) -> None:
     (tmp_path / "good.yaml").write_text(GOOD)
     process = fastgw("check", "-c", "good.yaml")
