@@ -97,14 +97,14 @@ cdef class Exchange(ExchangeEvents):
         link=NodeLink,
         length=cython.longlong,
         head=bytes,
-        body=bytes,
+        parts=list,
         joined_body=bytes,
         extra=bytes,
         is_head=bint,
     )
     cdef _send(self, NodeConnection node, double now)
     @cython.locals(facts=BodyFacts, body=bytes)
-    cdef bytes _render_body(self, NodeLink link)
+    cdef _render_body(self, NodeLink link)
     cdef _send_piece(self, bytes piece)
     cdef _end_body(self)
     @cython.locals(plan=RoutePlan, node=NodeConnection, head=ResponseHead)

@@ -37,7 +37,7 @@ from ..errors import (
     NoNodeAvailable,
     Retryable,
 )
-from ..llm.body import BodyFacts, answer_problem, replace_model, scan
+from ..llm.body import BodyFacts, answer_problem, replace_model, replaced_parts, scan
 from ..llm.outcome import Outcome, Verdict, classify, classify_error_event
 from ..llm.sse import EventKind, EventScanner
 from ..wire.client_connection import ClientConnection
@@ -302,25 +302,31 @@ class Exchange(ExchangeEvents):
         self.own_limit_s = plan.head_stream_s if self.wants_stream else plan.head_s
         self.phase_deadline = min(self.share_deadline, now + self.own_limit_s)
         body = self._render_body(link)
+        joined_body = None
+        parts: list[bytes | memoryview] | None = None
         if self.is_streaming_body:
             length = self.head.content_length if self.head.content_length >= 0 else _CHUNKED_BODY
+        elif isinstance(body, list):
+            parts = body
+            length = sum(map(len, body))
         elif body is not None:
             length = len(body)
+            if length <= _JOIN_BYTES:
+                joined_body = body
+            else:
+                parts = [body]
         else:
             # A request of a method that may have a body says that it has none.
             length = (
                 0 if self.method == b"POST" or self.method == b"PUT" or self.method == b"PATCH" else _NO_BODY
             )
         extra = link.own_over(self.extra) if self.extra is not None else None
-        joined_body = None
-        if body is not None and length <= _JOIN_BYTES and not self.is_streaming_body:
-            joined_body, body = body, None
         head = link.template.render(
             self.head, self.method, link.target(self.target), length, extra, self.extra_drop, joined_body
         )
         is_head = self.head.is_head or self.method == b"HEAD"
         if not self.is_streaming_body:
-            node.start(self, head, body, is_head)
+            node.start(self, head, parts, is_head)
             if node.is_paused and self.node is node:
                 self.node_stalled_at = now
             return
@@ -331,8 +337,8 @@ class Exchange(ExchangeEvents):
         if self.body_complete:
             self._end_body()
 
-    def _render_body(self, link: NodeLink) -> bytes | None:
-        """The body for this node: the client's own bytes, but for the model's name."""
+    def _render_body(self, link: NodeLink) -> bytes | list[bytes | memoryview] | None:
+        """The body for this node, or its parts: the client's own bytes, but for the model's name."""
         body = self.body.data
         facts = self.facts
         self.is_adapted = False
@@ -342,7 +348,7 @@ class Exchange(ExchangeEvents):
         if model == facts.model:
             return body
         self.is_adapted = True
-        return replace_model(body, facts, model)
+        return (replace_model if len(body) <= _JOIN_BYTES else replaced_parts)(body, facts, model)
 
     def _send_piece(self, piece: bytes) -> None:
         """Pass on a part of a body that is too large to hold."""

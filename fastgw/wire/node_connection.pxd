@@ -45,9 +45,10 @@ cdef class NodeConnection(_Base):
     cdef bint _is_until_close(self)
     cpdef abort(self)
     cpdef close(self)
-    cpdef start(self, ExchangeEvents exchange, bytes head, bytes body, bint is_head_request)
-    @cython.locals(tls=TlsSession)
+    cpdef start(self, ExchangeEvents exchange, bytes head, list body, bint is_head_request)
     cpdef send(self, bytes data)
+    @cython.locals(tls=TlsSession, out=bytes)
+    cdef _send_encrypted(self, data)
     cdef _said_goodbye(self)
     cdef _fail(self, error)
     @cython.locals(

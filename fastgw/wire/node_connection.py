@@ -200,11 +200,17 @@ class NodeConnection(_Base, asyncio.Protocol):
 
     # --- A request ----------------------------------------------------------------------------
 
-    def start(self, exchange: ExchangeEvents, head: bytes, body: bytes | None, is_head_request: bool) -> None:
+    def start(
+        self,
+        exchange: ExchangeEvents,
+        head: bytes,
+        body: list[bytes | memoryview] | None,
+        is_head_request: bool,
+    ) -> None:
         """Send a request and hand its answer to ``exchange``.
 
-        ``head`` may have the body behind it; ``body`` is one that is written apart instead of
-        copied, else None. One that comes through ``send`` later is said to be outstanding by
+        ``head`` may have the body behind it; ``body`` is the parts of one that is written apart
+        instead of copied, else None. One that comes through ``send`` later is said to be outstanding by
         ``request_complete``, which the exchange sets.
         """
         if self.state == _CLOSED:
@@ -221,22 +227,33 @@ class NodeConnection(_Base, asyncio.Protocol):
         self.answer_bytes = 0
         self.interim = 0
         self.served += 1
-        self.send(head)
-        if body is not None:
-            self.send(body)
+        if body is None:
+            self.send(head)
+        elif self.tls is None:
+            self.outlet.write_all([head, *body])
+        else:
+            self._send_encrypted(head)
+            for piece in body:
+                self._send_encrypted(piece)
 
     def send(self, data: bytes) -> None:
         """Write a part of a request."""
+        if self.tls is not None:
+            self._send_encrypted(data)
+        elif self.state != _CLOSED:
+            self.outlet.write(data)
+
+    def _send_encrypted(self, data: bytes | memoryview) -> None:
+        tls = self.tls
+        assert tls is not None
         if self.state == _CLOSED:
             return
-        tls = self.tls
-        if tls is not None:
-            try:
-                data = tls.encrypt(data)
-            except NodeError as error:
-                self._fail(error)
-                return
-        self.outlet.write(data)
+        try:
+            out = tls.encrypt(data)
+        except NodeError as error:
+            self._fail(error)
+            return
+        self.outlet.write(out)
 
     def pause_writing(self) -> None:
         self.is_paused = True

@@ -12,6 +12,9 @@ class Outlet:
     def write(self, data: bytes) -> None:
         """Send bytes, in order; what the socket does not take now waits in the transport."""
 
+    def write_all(self, parts: list[bytes | memoryview]) -> None:
+        """Send a few parts, one behind the other: in one call, without a copy."""
+
     def lost(self) -> None:
         """The connection has ended: nothing is written any more."""
 

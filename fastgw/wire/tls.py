@@ -204,9 +204,11 @@ class TlsSession:
         self._incoming = ssl.MemoryBIO()
         self._outgoing = ssl.MemoryBIO()
         self._ssl, self._offered = context.wrap(self._incoming, self._outgoing, self.server_hostname)
-        self._ssl_read = self._ssl.read
-        self._ssl_write = self._ssl.write
-        self._ssl_pending = self._ssl.pending
+        # The object that the wrapper's methods do no more than call, where there is one: a frame less each.
+        bare = getattr(self._ssl, "_sslobj", None) or self._ssl
+        self._ssl_read = bare.read
+        self._ssl_write = bare.write
+        self._ssl_pending = bare.pending
         self._incoming_write = self._incoming.write
         self._outgoing_read = self._outgoing.read
         self._holds_part = False  # OpenSSL has the beginning of a record whose end has not come
@@ -351,7 +353,7 @@ class TlsSession:
 
     # --- Writing --------------------------------------------------------------------------------
 
-    def encrypt(self, data: bytes) -> bytes:
+    def encrypt(self, data: bytes | memoryview) -> bytes:
         """Return the ciphertext of ``data``, after whatever else was to be sent.
 
         Raises:

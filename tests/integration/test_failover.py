@@ -7,6 +7,7 @@ id of its own request.
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from functools import partial
@@ -210,15 +211,16 @@ def test_a_node_gets_only_its_own_key_and_nothing_of_the_callers(rig: AnyRig) ->
             assert ({"sk-sim-openai", "sk-sim-deepseek"} - {key}).pop() not in text
 
 
-def test_the_backup_gets_a_model_it_knows(rig: AnyRig) -> None:
+@pytest.mark.parametrize("size", [0, 300_000])  # a large body is written in parts
+def test_the_backup_gets_a_model_it_knows(rig: AnyRig, size: int) -> None:
     rig.fault(rig.openai, FaultKind.STATUS, status=500)
-    body = {"model": "gpt-4o", "messages": MESSAGES}
+    body = {"user": "u" * size, "model": "gpt-4o", "messages": MESSAGES}
     answer = httpx.post(f"{rig.base_url}/chat/completions", json=body)
     assert answer.headers["x-fastgw-upstream"] == DEEPSEEK
     assert answer.headers["x-fastgw-adapted"] == "model"
     assert answer.json()["model"].startswith("deepseek")
-    asked = rig.call(lambda: [record.model for record in rig.deepseek.requests if record.path != "/"])
-    assert asked == ["deepseek-flash"]
+    asked = rig.call(lambda: [record for record in rig.deepseek.requests if record.path != "/"])
+    assert [json.loads(record.body) for record in asked] == [{**body, "model": "deepseek-flash"}]
 
 
 def test_the_articles_file_runs_verbatim(launch: Launch) -> None:

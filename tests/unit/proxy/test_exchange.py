@@ -164,12 +164,16 @@ def test_an_old_client_is_kept_where_the_length_is_known(make: Make) -> None:
     assert bench.client_state is ClientState.IDLE
 
 
-def test_the_models_name_is_the_nodes(make: Make) -> None:
+@pytest.mark.parametrize("more", [0, JOIN_BYTES])
+def test_the_models_name_is_the_nodes(make: Make, more: int) -> None:
     bench = make(models=[("gpt-*", "deepseek-flash")])
-    bench.ask()
+    body = b" " * more + BODY
+    bench.ask(body)
     bench.dialled().fail(ConnectFailed())
     node = bench.connect(1)
-    assert node.take().endswith(BODY.replace(b"gpt-4o", b"deepseek-flash"))
+    head, _, sent = node.take().partition(b"\r\n\r\n")
+    assert sent == body.replace(b"gpt-4o", b"deepseek-flash")
+    assert b"content-length: %d" % len(sent) in head
     node.say(json_response(COMPLETION))
     assert bench.answer().fields["x-fastgw-adapted"] == "model"
 

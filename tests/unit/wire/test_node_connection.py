@@ -247,7 +247,7 @@ def test_an_answer_that_leaves_a_doubt_is_the_last_of_its_connection(pool: Pool,
 
 def test_a_connection_with_half_a_request_on_it_is_cut_off(pool: Pool) -> None:
     bench = Bench(pool, start=False)
-    bench.connection.start(bench.exchange, GET, b"x" * 100_000, False)
+    bench.connection.start(bench.exchange, GET, [b"x" * 100_000], False)
     bench.transport.unsent = 1
     bench.feed(OK)
     assert bench.exchange.events == ["complete"]
@@ -313,7 +313,7 @@ def test_a_request_on_a_lost_connection_was_never_sent(pool: Pool) -> None:
 @pytest.mark.parametrize("body", [None, b"x" * 100_000])
 def test_a_body_of_its_own_is_written_behind_the_head(pool: Pool, body: bytes | None) -> None:
     bench = Bench(pool, start=False)
-    bench.connection.start(bench.exchange, GET, body, False)
+    bench.connection.start(bench.exchange, GET, None if body is None else [body], False)
     assert len(bench.transport.written) == (1 if body is None else 2)
     assert bench.transport.sent == GET + (body or b"")
     assert repr(bench.connection) == "<NodeConnection busy served=1>"

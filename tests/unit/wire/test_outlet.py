@@ -85,3 +85,38 @@ def test_nothing_is_written_to_a_descriptor_that_may_be_anothers(
     outlet.lost()
     outlet.write(b"too late")
     assert received(ends[1]) == b"" and transport.sent == b"" and outlet.unsent() == 0
+
+
+@pytest.mark.parametrize("has_socket", [True, False])
+def test_parts_leave_in_their_order_whatever_the_socket_takes_of_them(
+    ends: tuple[socket.socket, socket.socket], has_socket: bool
+) -> None:
+    transport = FakeTransport(socket=ends[0] if has_socket else None)
+    outlet = Outlet(transport)
+    large = bytes(range(256)) * 40_000
+    parts: list[bytes | memoryview] = [
+        b"head ",
+        memoryview(large)[:-7],
+        b"",
+        b"model",
+        memoryview(large)[-7:],
+    ]
+    outlet.write_all(parts)
+    first = received(ends[1])
+    assert bool(first) == has_socket
+    assert first + transport.sent == b"head " + large[:-7] + b"model" + large[-7:]
+
+
+def test_parts_that_the_socket_takes_are_one_call(ends: tuple[socket.socket, socket.socket]) -> None:
+    transport = FakeTransport(socket=ends[0])
+    outlet = Outlet(transport)
+    outlet.write_all([b"a", memoryview(b"bc"), b"d"])
+    assert received(ends[1]) == b"abcd" and transport.written == []
+    ends[1].close()
+    outlet.write_all([b"e", b"f"])
+    assert transport.sent == b"ef"
+    outlet.lost()
+    outlet.write_all([b"g"])
+    assert transport.sent == b"ef"
+    with pytest.raises(ValueError, match="8 parts"):
+        outlet.write_all([b""] * 9)
