@@ -14,6 +14,7 @@ from .plan cimport NodeLink, RoutePlan
 from .relay cimport Relay, client_framing, is_opaque, stream_framing
 
 
+@cython.no_gc  # no cycle keeps it: its connections and its dial let go of it when it ends
 cdef class Exchange(ExchangeEvents):
     cdef public Exchanges exchanges
     cdef public ClientConnection client

@@ -4,6 +4,7 @@ from ..wire.head cimport part
 from .exchanges cimport Exchanges
 
 
+@cython.no_gc
 cdef class HeldBody:
     cdef public Exchanges exchanges
     cdef public bytes data

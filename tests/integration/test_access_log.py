@@ -78,10 +78,10 @@ def test_line_of_an_answered_request(ca_dir: Path, tmp_path: Path, stream: bool)
         assert line["bytes"] >= len(answer.content)
         assert line["request_id"] == answer.headers["x-fastgw-request-id"]
         assert (line["model_asked"], line["model_used"]) == ("gpt-4o", answer_model(answer, stream))
-        assert 0.05 <= line["ttft_s"] <= line["duration_s"] < 60
+        assert 0.045 <= line["ttft_s"] <= line["duration_s"] < 60
         (attempt,) = line["attempts"]
         assert (attempt["node"], attempt["outcome"], attempt["status"]) == (OPENAI, "succeeded", 200)
-        assert 0.05 <= attempt["seconds"] <= line["duration_s"]
+        assert 0.045 <= attempt["seconds"] <= line["duration_s"]  # the simulator's timer may be early
         assert line["note"] is None
         assert re.fullmatch(r"20\d\d-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z", line["time"])
 

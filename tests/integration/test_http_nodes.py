@@ -93,6 +93,8 @@ def test_every_framing_of_an_answer_is_understood(
                 assert "link" not in got
                 assert "x-t" not in got
                 assert got["x-fastgw-attempts"] == "1"
+                if not is_reused:  # what is behind an answer may come after the answer
+                    wait_until(lambda: not rig.counts()["node_connections"]["idle"], "it is closed")
         assert upstream.accepted == (1 if is_reused else 3)
         assert only_node(rig) == UNTOUCHED  # counted by nobody while it is healthy
         assert rig.counts()["node_connections"]["busy"] == 0
