@@ -274,10 +274,14 @@ class Gateway:
         logger.info("configuration reloaded: %r", self.generation)
         return True
 
-    def _refuse_reload(self, error: Exception) -> bool:
+    def reload_was_refused(self, error: str) -> None:
+        """Show that the last reload was refused, here or before it came here."""
         self.last_reload_ok = False
         self.recorder.set_reload(False)
-        self.last_reload_error = str(error)
+        self.last_reload_error = error
+
+    def _refuse_reload(self, error: Exception) -> bool:
+        self.reload_was_refused(str(error))
         logger.error("reload refused, the running configuration stays:\n%s", error)
         return False
 

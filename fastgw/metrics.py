@@ -308,7 +308,7 @@ class Recorder:
         """The number of a series; without room for it one that counts nothing, and that is counted."""
         try:
             return self.metrics.register(family.name, family.kind, labels, family.buckets)
-        except ValueError as error:
+        except (ValueError, TimeoutError) as error:  # no room, or its lock's holder stands still
             if not self._is_full:
                 logger.error("metrics have no room, what is new is not counted: %s", error)
             self._is_full = True
@@ -407,7 +407,7 @@ class Recorder:
             self.metrics.observe(series.first_token, exchange.first_content_at - exchange.started_at)
 
     def _disconnected(self, exchange: Exchange) -> None:
-        phase = 2 if exchange.first_content_at > 0 else 1 if exchange.attempts > 0 else 0
+        phase = 2 if exchange.first_content_at > 0 else 1 if exchange.body_complete else 0
         self.metrics.add(self._gone[phase])
 
     def _count(self, family: Family, *labels: str) -> None:

@@ -100,6 +100,11 @@ def open_sockets(address: Address, count: int) -> list[socket.socket]:
     return sockets
 
 
+def hold_port(address: Address) -> socket.socket:
+    """A socket that shares a port with ``open_sockets``' and does not listen yet. Raises ListenFailed."""
+    return _open(address, lambda sock: None, shares_port=True)
+
+
 def _listen(sock: socket.socket) -> None:
     sock.listen(BACKLOG)
 

@@ -127,6 +127,7 @@ class Channel:
     def __init__(self, sock: socket.socket) -> None:
         sock.setblocking(False)
         self._sock = sock
+        self._spare = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
 
     @classmethod
     def pair(cls) -> tuple[Channel, Channel]:
@@ -148,19 +149,24 @@ class Channel:
 
     def receive(self) -> Message | None:
         """The next message, or None if the other end is gone. BlockingIOError: there is none now."""
+        os.close(self._spare)  # a payload arrives as a descriptor, also when there is none left
+        payload = b""
         try:
             data, descriptors, _, _ = socket.recv_fds(self._sock, MOST_WORD_BYTES, 1)
+            for descriptor in descriptors:
+                with os.fdopen(descriptor, "rb") as file:
+                    file.seek(0)  # the position is shared with the sender
+                    payload = file.read()
         except ConnectionResetError:
             return None
-        payload = b""
-        for descriptor in descriptors:
-            with os.fdopen(descriptor, "rb") as file:
-                file.seek(0)  # the position is shared with the sender
-                payload = file.read()
+        finally:
+            self._spare = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
         return Message(data.decode(), payload) if data else None
 
     def close(self) -> None:
-        self._sock.close()
+        if self._sock.fileno() >= 0:
+            self._sock.close()
+            os.close(self._spare)
 
 
 # --- Children ---------------------------------------------------------------------------------
@@ -176,6 +182,7 @@ class Role:
             when it is told to or when its channel's other end is gone.
         on_message: told of every message but READY's word; READY comes with its payload.
         on_death: called before the place is taken again.
+        on_pause: called when the place stays empty for a while, since the child dies of being started.
         last_beat: when the child was last seen alive, monotonic seconds; None: it is not watched.
         ends_last: it is needed until all others have ended.
     """
@@ -184,6 +191,7 @@ class Role:
     main: Callable[[Channel], int]
     on_message: Callable[[Message], None] = lambda message: None
     on_death: Callable[[], None] = lambda: None
+    on_pause: Callable[[], None] = lambda: None
     last_beat: Callable[[], float] | None = None
     ends_last: bool = False
 
@@ -438,6 +446,8 @@ class Supervisor:
                 role.name, pid, ending(status), served, when,
             )  # fmt: skip
             role.due = now + delay
+            if delay:
+                role.on_pause()
 
     def _look_for_hung(self, now: float) -> None:
         self._watch.look(now)

@@ -23,6 +23,7 @@ from fastgw.cli.options import Exit
 from fastgw.cli.overrides import OFF
 from fastgw.cli.process import (
     CONFIGURATION,
+    REFUSED,
     Post,
     Process,
     Simulated,
@@ -39,7 +40,7 @@ from fastgw.cli.source import Source
 from fastgw.config.model import Config
 from fastgw.errors import FastgwError
 from fastgw.gateway import Settings, try_to_build
-from fastgw.server import Address, ListenFailed, open_sockets, remove_path
+from fastgw.server import Address, ListenFailed, hold_port, open_sockets, remove_path
 from fastgw.shared_state import SharedState, Undertaker
 from fastgw.supervisor import DRAIN, READY, STOP, Channel, Message, Role, Supervisor
 
@@ -83,6 +84,13 @@ class _Listening:
 
     def of_worker(self, worker: int) -> socket.socket:
         return self.sockets[worker if len(self.sockets) > 1 else 0]
+
+    def pause(self, worker: int) -> None:
+        """Hold the port for a worker, but no queue, if it has one of its own; it listens when it serves."""
+        if len(self.sockets) > 1:
+            held = hold_port(replace(self.asked, port=self.sockets[worker].getsockname()[1]))
+            self.sockets[worker].close()
+            self.sockets[worker] = held
 
     def close(self, *, but: socket.socket | None = None) -> None:
         for sock in self.sockets:
@@ -158,6 +166,7 @@ class _Crew:
             functools.partial(self._be_worker, number),
             on_message=functools.partial(self._hear, number),
             on_death=functools.partial(self._bury, number),
+            on_pause=functools.partial(self._leave_queues, number),
             last_beat=functools.partial(heartbeats.last, number),
         )
 
@@ -178,6 +187,17 @@ class _Crew:
         lost = self._undertaker.bury(number)
         if lost:
             logger.warning("worker %d had %d requests under way", number, lost)
+
+    def _leave_queues(self, number: int) -> None:
+        """Take a worker that does not come up out of the kernel's distribution of connections.
+
+        What its queues hold is reset rather than left waiting.
+        """
+        for listening in self._all_listening():
+            try:
+                listening.pause(number)
+            except ListenFailed as error:
+                logger.error("%s", error)
 
     def _simulator(self) -> Role:
         return Role(
@@ -230,6 +250,7 @@ class _Crew:
             self._try_to_build(config)
         except (FastgwError, OSError, ValueError) as error:
             logger.error("reload refused, the running configuration stays:\n%s", error)
+            self._supervisor.tell(REFUSED, str(error).encode(errors="replace"))
             return
         self._spread(pickle.dumps(settled(config, self._config.process)), None)
 

@@ -44,6 +44,7 @@ logger = logging.getLogger("fastgw.process")
 
 WANTED_DESCRIPTORS = 65_536  # two per request in flight, and some
 CONFIGURATION = "configuration"  # a message: what all workers are to have from now on
+REFUSED = "refused"  # a message: a reload got no further than the supervisor, and why
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # of malloc.h
 CONTROL_PORT = 9990  # of the simulated providers, where it is free
 
@@ -315,6 +316,8 @@ class Process:
                 self._reopen()
             elif message.word == CONFIGURATION:
                 self._take(message.payload)
+            elif message.word == REFUSED and self._gateway is not None:
+                self._gateway.reload_was_refused(message.payload.decode())
 
     def _take(self, payload: bytes) -> None:
         """Swap in the configuration that all workers are to have."""
@@ -325,6 +328,7 @@ class Process:
         if self._asked_to_end.is_set():
             return
         if origin == self._post.shared.worker and config == gateway.generation.config:
+            gateway.generation.number = number  # as the others know it
             return  # it was this worker that was asked to load it
         logs.configure(config.process.log_level or "info", self._config.process.log_format or "text")
         gateway.take(config, number)

@@ -6,7 +6,7 @@ from ..balancing.upstream cimport Attempt, Upstream
 from ..llm.body cimport BodyFacts, answer_problem, replace_model, scan
 from ..wire.client_connection cimport ClientConnection
 from ..wire.events cimport ExchangeEvents
-from ..wire.head cimport RequestHead, ResponseHead
+from ..wire.head cimport RequestHead, ResponseHead, chunk_of
 from ..wire.node_connection cimport NodeConnection
 from .exchanges cimport Exchanges
 from .held_body cimport HeldBody

@@ -42,7 +42,7 @@ from ..llm.outcome import Outcome, Verdict, classify, classify_error_event
 from ..llm.sse import EventKind, EventScanner
 from ..wire.client_connection import ClientConnection
 from ..wire.events import ExchangeEvents
-from ..wire.head import CHUNKED_BODY, NO_BODY, UNTIL_CLOSE, RequestHead, ResponseHead
+from ..wire.head import CHUNKED_BODY, NO_BODY, UNTIL_CLOSE, RequestHead, ResponseHead, chunk_of
 from ..wire.node_connection import NodeConnection
 from . import answers
 from .exchanges import Exchanges
@@ -359,8 +359,9 @@ class Exchange(ExchangeEvents):
             self.client.stop_reading()
             return
         if self.head.content_length < 0:
-            piece = b"%x\r\n%b\r\n" % (len(piece), piece)
-        node.send(piece)
+            piece = chunk_of(piece, False)  # of nothing, nothing: an empty chunk would be the last one
+        if piece:
+            node.send(piece)
         if node.is_paused:
             self.client.stop_reading()
             self.node_stalled_at = monotonic()

@@ -103,6 +103,8 @@ class Prober:
         self._tasks: list[asyncio.Task[None]] = []
 
     def start(self) -> None:
+        if self._tasks:  # elected while a reload changed over: both ask for it
+            return
         loop = asyncio.get_running_loop()
         self._tasks = [loop.create_task(self._run(probed)) for probed in self.nodes]
 

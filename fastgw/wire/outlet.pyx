@@ -12,8 +12,6 @@ from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_GET_SIZE
 from libc.errno cimport EINTR, errno
 from libc.string cimport memset
 
-from .head cimport part
-
 cdef extern from "<sys/socket.h>" nogil:
     ssize_t send(int fd, const void *data, size_t size, int flags)
     int MSG_DONTWAIT
@@ -62,7 +60,7 @@ cdef class Outlet:
             # An error is met by the transport too, which then says that the connection is lost.
             sent = max(sent, 0)
         self.is_waiting = True
-        self.transport.write(data if sent == 0 else part(data, sent, size))
+        self.transport.write(data if sent == 0 else memoryview(data)[sent:])
 
     cpdef write_all(self, list parts):
         """Send a few parts, bytes or views of bytes, one behind the other: in one call, without a copy.

@@ -444,6 +444,39 @@ def test_a_hangup_reloads_all_and_who_is_started_later_has_it_too(
     assert workers.process.err.count("reload refused") == 1
 
 
+def test_a_refused_hangup_shows_in_the_metrics(tmp_path: Path, workers: Workers) -> None:
+    def shows(figure: int) -> bool:
+        connection = http.client.HTTPConnection(*workers.admin, timeout=PATIENCE_S)
+        connection.request("GET", "/metrics")
+        text = connection.getresponse().read().decode()
+        connection.close()
+        return f"fastgw_config_last_reload_successful {figure}.0\n" in text
+
+    good = (tmp_path / "c.yaml").read_text()
+    assert shows(1)
+    for text, figure in (("services: [\n", 0), (good, 1)):
+        (tmp_path / "c.yaml").write_text(text)
+        workers.process.send(signal.SIGHUP)
+        wait_until(lambda figure=figure: all(shows(figure) for _ in range(5)), f"it is {figure}")
+
+
+def test_a_worker_that_does_not_come_up_is_sent_no_connection(tmp_path: Path, node: Node) -> None:
+    logs = tmp_path / "logs"
+    logs.mkdir()
+    with running_workers(tmp_path, configuration(node), "--access-log", str(logs / "a.log")) as workers:
+        victim = workers.pids()[1]
+        (logs / "a.log").unlink()
+        logs.rmdir()
+        os.kill(victim, signal.SIGKILL)
+        workers.process.saw(r"starting it again (?!at once)")  # so it has failed to
+        for _ in range(12):
+            connection = workers.open()
+            assert request(connection)[0] == 200
+            connection.close()
+        logs.mkdir()
+        wait_until(lambda: len(workers.children()) == 2 and set(workers.counts()) == {0, 1}, "it is back")
+
+
 def test_a_configuration_that_cannot_be_built_reaches_no_worker(
     tmp_path: Path, workers: Workers, node: Node
 ) -> None:

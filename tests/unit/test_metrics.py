@@ -248,12 +248,14 @@ def test_an_interrupted_stream_is_counted_once(make: Make) -> None:
 
 def test_a_client_that_leaves_is_counted_by_what_it_waited_for(make: Make) -> None:
     head = b"POST /v1/chat/completions HTTP/1.1\r\nHost: gw\r\nContent-Length: 9\r\n\r\n{"
-    reading, waiting, relaying = make(), make(), make()
+    reading, streaming, waiting, relaying = make(), make(limits={"hold_body_bytes": 4}), make(), make()
     reading.bench.client.data_received(head)
+    streaming.bench.client.data_received(head)  # and is attempted already
     waiting.bench.ask()
     relaying.bench.ask(STREAM_BODY)
     relaying.bench.connect().say(STREAM_HEAD, chunk(ROLE), chunk(content("hi")))
-    for phase, counted in (("reading", reading), ("waiting", waiting), ("relaying", relaying)):
+    counted_as = ("reading", reading), ("reading", streaming), ("waiting", waiting), ("relaying", relaying)
+    for phase, counted in counted_as:
         counted.bench.client.connection_lost(None)
         assert counted.counts("fastgw_client_disconnects_total") == {(phase,): 1}
     assert waiting.counts("fastgw_requests_total") == {("route", "499", "false"): 1}

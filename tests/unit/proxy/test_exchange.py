@@ -959,3 +959,30 @@ def test_one_broken_exchange_does_not_stop_the_clock_of_the_others(make: Make) -
         assert len(bench.pools[1].tickets) == 1 and len(reported) == 8
 
     asyncio.run(run())
+
+
+# --- Bodies that are not held, wherever they are cut ------------------------------------------
+
+LONG_BODY = chunk(b"x" * 20) + chunk(b"GET /admin HTTP/1.1") + END
+
+
+@pytest.mark.parametrize("at", range(1, len(LONG_BODY)))
+def test_a_read_without_content_is_no_last_chunk(make: Make, at: int) -> None:
+    """Else what follows would stand on the node's connection as another request."""
+    bench = make(1, limits={"hold_body_bytes": 8})
+    node = bench.warm()
+    bench.client.data_received(
+        b"POST /v1/chat/completions HTTP/1.1\r\nHost: gw\r\nTransfer-Encoding: chunked\r\n\r\n"
+    )
+    for piece in (LONG_BODY[:at], LONG_BODY[at:]):
+        bench.client.data_received(piece)
+    head, _, sent = node.take().partition(b"\r\n\r\n")
+    whole = b"x" * 20 + b"GET /admin HTTP/1.1"
+    if b"content-length" in head:  # it was complete before there was too much of it
+        assert sent == whole and b"content-length: %d" % len(whole) in head
+    else:
+        assert dechunked(sent) == (whole, True)
+        assert sent.count(END) == 1 and sent.endswith(END)
+    node.say(json_response(COMPLETION))
+    assert bench.answer().status == 200
+    bench.check_end()

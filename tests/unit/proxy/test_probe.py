@@ -192,6 +192,18 @@ def test_a_probe_that_fails_in_an_unexpected_way_is_not_the_last(caplog: pytest.
     assert len(caplog.records) == 1
 
 
+def test_a_prober_that_is_started_twice_probes_once() -> None:
+    async def run() -> None:
+        made, _ = prober(fake_pool(None), timeout_s=30.0)
+        made.start()
+        made.start()
+        assert len(asyncio.all_tasks()) == 2  # this one, and that of its node
+        await made.stop()
+        assert len(asyncio.all_tasks()) == 1
+
+    asyncio.run(run())
+
+
 def test_a_prober_can_be_stopped_at_any_time() -> None:
     async def run() -> None:
         pool = fake_pool(None)
