@@ -71,28 +71,19 @@ MESSAGES = [{"role": "user", "content": "say hello"}]
 
 
 @dataclass
-class Rig:
-    """What a test uses. ``url`` has no path; ``base_url`` is what an SDK takes."""
+class Providers:
+    """The simulated providers, in a thread of their own loop, behind some gateway at ``url``."""
 
     loop: asyncio.AbstractEventLoop
     simulator: Simulator
-    gateway: Gateway
-    admin: Admin
-    port: int
-    problems: list[dict[str, Any]] = field(default_factory=list)
 
     @property
     def url(self) -> str:
-        return f"http://127.0.0.1:{self.port}"
+        raise NotImplementedError
 
     @property
     def base_url(self) -> str:
         return self.url + "/v1"
-
-    @property
-    def admin_url(self) -> str:
-        assert self.admin.address is not None
-        return f"http://{self.admin.address}"
 
     @property
     def openai(self) -> Provider:
@@ -110,6 +101,30 @@ class Rig:
 
         return asyncio.run_coroutine_threadsafe(run(), self.loop).result(30)
 
+    def fault(self, provider: Provider, kind: FaultKind | None, **parameters: Any) -> None:
+        """Break a provider from now on; None mends it."""
+        fault = Fault(kind, **parameters) if kind is not None else None
+        self.call(lambda: setattr(provider, "fault", fault))
+
+
+@dataclass
+class Rig(Providers):
+    """What a test uses. ``url`` has no path; ``base_url`` is what an SDK takes."""
+
+    gateway: Gateway
+    admin: Admin
+    port: int
+    problems: list[dict[str, Any]] = field(default_factory=list)
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
+    @property
+    def admin_url(self) -> str:
+        assert self.admin.address is not None
+        return f"http://{self.admin.address}"
+
     def await_(self, coroutine: Awaitable[T]) -> T:
         """Run a coroutine in the loop's thread."""
 
@@ -117,11 +132,6 @@ class Rig:
             return await coroutine
 
         return asyncio.run_coroutine_threadsafe(run(), self.loop).result(60)
-
-    def fault(self, provider: Provider, kind: FaultKind | None, **parameters: Any) -> None:
-        """Break a provider from now on; None mends it."""
-        fault = Fault(kind, **parameters) if kind is not None else None
-        self.call(lambda: setattr(provider, "fault", fault))
 
     def counts(self) -> dict[str, Any]:
         return self.call(self.gateway.counts)

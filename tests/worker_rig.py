@@ -20,9 +20,8 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from command import FREE, PATIENCE_S, Process, admin_of, base_of, environment
-from rig import KEYS, wait_until
+from rig import KEYS, Providers, wait_until
 
-from fastgw.simulator import Fault, FaultKind, Provider, Simulator
 from fastgw.simulator import start as start_simulator
 
 T = TypeVar("T")
@@ -92,6 +91,26 @@ class Node:
         self._server.shutdown()
         self._server.server_close()
         self._thread.join(PATIENCE_S)
+
+
+class Held:
+    """Keeps a node's answers back until they may go on."""
+
+    def __init__(self, node: Node) -> None:
+        self._arrived, self._may_go_on = threading.Semaphore(0), threading.Event()
+        node.answer = self._answer
+
+    def _answer(self, path: str) -> tuple[int, dict[str, str]]:
+        self._arrived.release()
+        assert self._may_go_on.wait(PATIENCE_S)
+        return 200, {}
+
+    def wait_for_one(self) -> None:
+        """Wait until one more request has come."""
+        assert self._arrived.acquire(timeout=PATIENCE_S)
+
+    def go_on(self) -> None:
+        self._may_go_on.set()
 
 
 def owner_of(port: int, pids: list[int]) -> int | None:
@@ -279,41 +298,14 @@ def is_alive(pid: int) -> bool:
 
 
 @dataclass
-class WorkersRig:
+class WorkersRig(Providers):
     """What tests of failover use of ``rig.Rig``, with the gateway as several processes."""
 
     workers: Workers
-    simulator: Simulator
-    loop: asyncio.AbstractEventLoop
 
     @property
     def url(self) -> str:
         return "http://{}:{}".format(*self.workers.address)
-
-    @property
-    def base_url(self) -> str:
-        return self.url + "/v1"
-
-    @property
-    def openai(self) -> Provider:
-        return self.simulator.openai
-
-    @property
-    def deepseek(self) -> Provider:
-        return self.simulator.deepseek
-
-    def call(self, function: Callable[[], T]) -> T:
-        """Run a function in the simulation's thread and return what it returns."""
-
-        async def run() -> T:
-            return function()
-
-        return asyncio.run_coroutine_threadsafe(run(), self.loop).result(PATIENCE_S)
-
-    def fault(self, provider: Provider, kind: FaultKind | None, **parameters: Any) -> None:
-        """Break a provider from now on; None mends it."""
-        fault = Fault(kind, **parameters) if kind is not None else None
-        self.call(lambda: setattr(provider, "fault", fault))
 
     def counts(self) -> dict[str, int]:
         """The figures of all workers together."""
@@ -339,7 +331,7 @@ def running_in_front(
         for host, port, to_host, to_port in simulator.connect_to:
             flags += ["--connect-to", f"{host}:{port}:{to_host}:{to_port}"]
         with running_workers(directory, config, *flags, count=count, **KEYS) as workers:
-            yield WorkersRig(workers, simulator, loop)
+            yield WorkersRig(loop, simulator, workers)
     finally:
         run(simulator.close())
         loop.call_soon_threadsafe(loop.stop)

@@ -264,7 +264,8 @@ class ClientConnection(_Base, asyncio.Protocol):
             try:
                 end = framer.feed(data, start)
             except ValueError as error:
-                self._refuse(ProtocolError(f"a malformed request body: {error}"))
+                if self._validate(part(data, 0, start), False):  # what is wrong with the head comes first
+                    self._refuse(ProtocolError(f"a malformed request body: {error}"))
                 return
             if not self._validate(data if end == len(data) else part(data, 0, end), framer.complete):
                 return

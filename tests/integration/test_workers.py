@@ -19,7 +19,7 @@ from typing import Any, Self
 import pytest
 from command import FREE, PATIENCE_S, Process, ask, environment
 from rig import wait_until
-from worker_rig import Node, Workers, configuration, is_alive, request, running_workers
+from worker_rig import Held, Node, Workers, configuration, is_alive, request, running_workers
 
 ACTIVE = """\
       checks:
@@ -213,23 +213,16 @@ def test_a_limit_of_requests_in_flight_holds_over_all_workers(
     config = configuration(node, backup).replace("name: n0,", "name: n0, max_in_flight: 1,")
     with running_workers(tmp_path, config) as workers:
         first, second = workers.one_of_each()
-        arrived, go_on = threading.Event(), threading.Event()
-
-        def slowly(path: str) -> tuple[int, dict[str, str]]:
-            arrived.set()
-            assert go_on.wait(PATIENCE_S)
-            return 200, {}
-
-        node.answer = slowly
+        held = Held(node)
         holder = threading.Thread(target=first.ask, args=("held",))
         holder.start()
-        assert arrived.wait(PATIENCE_S)
+        held.wait_for_one()
         backup.tags.clear()
         assert second.ask("elsewhere") == 200
         assert backup.tags == ["elsewhere"]
-        go_on.set()
+        held.go_on()
         holder.join(PATIENCE_S)
-        assert workers.nodes()["n0"]["in_flight"] == 0
+        wait_until(lambda: workers.nodes()["n0"]["in_flight"] == 0, "nothing is in flight")
 
 
 def test_one_worker_probes_and_another_takes_over_when_it_dies(tmp_path: Path, node: Node) -> None:
@@ -367,25 +360,18 @@ def test_a_worker_that_stands_still_is_replaced(tmp_path: Path, node: Node) -> N
 
 def test_workers_end_when_the_supervisor_is_killed(workers: Workers, node: Node) -> None:
     first, second = workers.one_of_each()
-    arrived, go_on = threading.Semaphore(0), threading.Event()
-
-    def slowly(path: str) -> tuple[int, dict[str, str]]:
-        arrived.release()
-        assert go_on.wait(PATIENCE_S)
-        return 200, {}
-
-    node.answer = slowly
+    held = Held(node)
     statuses: list[int] = []
     threads = [threading.Thread(target=lambda c=c: statuses.append(c.ask())) for c in (first, second)]
     for thread in threads:
         thread.start()
-        assert arrived.acquire(timeout=PATIENCE_S)
+        held.wait_for_one()
     left = workers.children()
     assert len(left) == 2
     workers.process.send(signal.SIGKILL)
     workers.process.popen.wait(PATIENCE_S)
     workers.process.saw(r"worker \d: the supervisor is gone[^\0]*draining: requests in flight: 1")
-    go_on.set()
+    held.go_on()
     for thread in threads:
         thread.join(PATIENCE_S)
     assert statuses == [200, 200]
@@ -509,19 +495,12 @@ def test_a_reload_by_the_admin_port_reaches_all(
 @pytest.mark.parametrize("whom", ["the supervisor", "all of them"])
 def test_a_stop_drains_all_and_ends_with_0(workers: Workers, node: Node, whom: str) -> None:
     first, second = workers.one_of_each()
-    arrived, go_on = threading.Semaphore(0), threading.Event()
-
-    def slowly(path: str) -> tuple[int, dict[str, str]]:
-        arrived.release()
-        assert go_on.wait(PATIENCE_S)
-        return 200, {}
-
-    node.answer = slowly
+    held = Held(node)
     statuses: list[int] = []
     threads = [threading.Thread(target=lambda c=c: statuses.append(c.ask())) for c in (first, second)]
     for thread in threads:
         thread.start()
-        assert arrived.acquire(timeout=PATIENCE_S)
+        held.wait_for_one()
     children = workers.children()
     for pid in [workers.pid, *(children if whom == "all of them" else [])]:
         os.kill(pid, signal.SIGTERM)
@@ -535,7 +514,7 @@ def test_a_stop_drains_all_and_ends_with_0(workers: Workers, node: Node, whom: s
 
     wait_until(is_closed, "nobody listens any more")
     assert workers.ask_admin("/readyz")[0] == 503
-    go_on.set()
+    held.go_on()
     for thread in threads:
         thread.join(PATIENCE_S)
     assert statuses == [200, 200]
@@ -551,14 +530,7 @@ def test_a_second_signal_and_quit_end_at_once(
     workers: Workers, node: Node, numbers: tuple[signal.Signals, ...]
 ) -> None:
     (connection, _) = workers.one_of_each()
-    arrived, go_on = threading.Event(), threading.Event()
-
-    def slowly(path: str) -> tuple[int, dict[str, str]]:
-        arrived.set()
-        assert go_on.wait(PATIENCE_S)
-        return 200, {}
-
-    node.answer = slowly
+    held = Held(node)
     outcomes: list[Any] = []
 
     def ask_it() -> None:
@@ -569,13 +541,13 @@ def test_a_second_signal_and_quit_end_at_once(
 
     thread = threading.Thread(target=ask_it)
     thread.start()
-    assert arrived.wait(PATIENCE_S)
+    held.wait_for_one()
     for index, number in enumerate(numbers):
         if index:
             workers.process.saw("draining: requests in flight: 1")
         workers.process.send(number)
     assert workers.process.ended() == 0
-    go_on.set()
+    held.go_on()
     thread.join(PATIENCE_S)
     assert outcomes == ["cut"] or outcomes[0] >= 500
 

@@ -224,6 +224,7 @@ def log_of(pieces: list[bytes]) -> list[object]:
 
 @given(st.data(), STREAMS | st.lists(valid_heads(), max_size=3).map(b"".join))
 @example(None, b"GET / HTTP/1.1\r\nHost: gw\r\n\r\n\r\nGET / HTTP/1.1\r\nHost: gw\r\n\r\n")
+@example(None, b"IND / HTTP/1.1\r\nHost: gw\r\nTransfer-Encoding: chunked\r\n\r\nno chunk")
 def test_a_request_stream_means_the_same_in_any_pieces(data: st.DataObject | None, stream: bytes) -> None:
     pieces = data.draw(cuts(stream)) if data is not None else [stream[:1], stream[1:]]
     whole = verdict([stream] if stream else [])
