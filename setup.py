@@ -24,6 +24,7 @@ COMPILED = (
     "fastgw/wire/node_connection.py",
     "fastgw/wire/pool.py",
     "fastgw/wire/tls.py",
+    "fastgw/proxy/answering.py",
     "fastgw/proxy/exchange.py",
     "fastgw/proxy/exchanges.py",
     "fastgw/proxy/held_body.py",

@@ -24,7 +24,7 @@ from .errors import FastgwError
 from .generation import Builder, Generation
 from .llm.usage import Usage, usage_of
 from .metrics import Recorder
-from .proxy.exchange import Exchange
+from .proxy.answering import Answering
 from .proxy.exchanges import Exchanges
 from .proxy.phases import Dispatcher
 from .server import Address, Server, Ticker
@@ -328,7 +328,7 @@ class Gateway:
 
     # --- Log ----------------------------------------------------------------------------------
 
-    def _on_finished(self, exchange: Exchange) -> None:
+    def _on_finished(self, exchange: Answering) -> None:
         log = self.access_log
         assert log is not None
         now = monotonic()
@@ -451,7 +451,7 @@ def try_to_build(config: Config, settings: Settings) -> None:
     Builder(resolver, SharedState().node_table(), ca_file=settings.ca_file).build(config, None, number=1)
 
 
-def usage_in(exchange: Exchange) -> Usage:
+def usage_in(exchange: Answering) -> Usage:
     """What the answer of a finished exchange said it cost; read for the log only."""
     if not exchange.plan.is_llm or not 200 <= exchange.status < 300:
         return Usage()

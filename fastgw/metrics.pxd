@@ -2,7 +2,7 @@ import cython
 
 from ._clock cimport monotonic
 from ._shm cimport Metrics
-from .proxy.exchange cimport Exchange
+from .proxy.answering cimport Answering
 from .proxy.exchanges cimport Exchanges
 from .proxy.plan cimport NodeLink, RoutePlan
 
@@ -52,18 +52,18 @@ cdef class Recorder:
         records=tuple,
         exchanges=Exchanges,
     )
-    cpdef on_finished(self, Exchange exchange)
+    cpdef on_finished(self, Answering exchange)
     @cython.locals(codes=dict)
-    cdef int _code(self, RouteSeries route, Exchange exchange) except? -1
+    cdef int _code(self, RouteSeries route, Answering exchange) except? -1
     @cython.locals(series=LinkSeries)
     cdef _attempt(self, NodeLink link, tuple record)
     cdef int _outcome(self, LinkSeries series, str outcome) except? -1
     @cython.locals(plan=RoutePlan)
-    cdef _attempts(self, Exchange exchange)
+    cdef _attempts(self, Answering exchange)
     @cython.locals(link=NodeLink, series=LinkSeries)
-    cdef _first_token(self, Exchange exchange)
+    cdef _first_token(self, Answering exchange)
     @cython.locals(phase=int)
-    cdef _disconnected(self, Exchange exchange)
+    cdef _disconnected(self, Answering exchange)
 
 
 cdef str _SUCCEEDED

@@ -18,7 +18,7 @@ from typing import Any
 from ._clock import monotonic
 from ._shm import MetricKind, Metrics
 from .balancing.upstream import Upstream
-from .proxy.exchange import Exchange
+from .proxy.answering import Answering
 from .proxy.plan import NodeLink, RoutePlan
 
 logger = logging.getLogger("fastgw.metrics")
@@ -246,7 +246,7 @@ class Recorder:
     def __init__(
         self,
         metrics: Metrics,
-        then: Callable[[Exchange], None] | None = None,
+        then: Callable[[Answering], None] | None = None,
         clock: Callable[[], float] | None = None,
     ) -> None:
         self.metrics = metrics
@@ -317,7 +317,7 @@ class Recorder:
 
     # --- Requests -------------------------------------------------------------------------------
 
-    def on_finished(self, exchange: Exchange) -> None:
+    def on_finished(self, exchange: Answering) -> None:
         """Count an exchange that has ended. This runs for every request."""
         now = monotonic() if self.clock is None else self.clock()
         metrics = self.metrics
@@ -352,7 +352,7 @@ class Recorder:
         if then is not None:
             then(exchange)
 
-    def _code(self, route: RouteSeries, exchange: Exchange) -> int:
+    def _code(self, route: RouteSeries, exchange: Answering) -> int:
         """The series of a status that is not 200."""
         codes = route.stream_codes if exchange.wants_stream else route.codes
         slot = codes.get(exchange.status)
@@ -382,7 +382,7 @@ class Recorder:
             series.outcomes[outcome] = slot
         return slot
 
-    def _attempts(self, exchange: Exchange) -> None:
+    def _attempts(self, exchange: Answering) -> None:
         """Count the attempts of a request that was retried, and why it was."""
         plan = exchange.plan
         assert plan.upstream is not None
@@ -400,13 +400,13 @@ class Recorder:
         if 0 < exchange.uncertain < len(exchange.records):
             self._count(DUPLICATE_RISK, exchange.records[exchange.uncertain - 1][1])
 
-    def _first_token(self, exchange: Exchange) -> None:
+    def _first_token(self, exchange: Answering) -> None:
         link = exchange.link
         series = link.metrics if link is not None else None
         if series is not None:
             self.metrics.observe(series.first_token, exchange.first_content_at - exchange.started_at)
 
-    def _disconnected(self, exchange: Exchange) -> None:
+    def _disconnected(self, exchange: Answering) -> None:
         phase = 2 if exchange.first_content_at > 0 else 1 if exchange.body_complete else 0
         self.metrics.add(self._gone[phase])
 

@@ -4,80 +4,15 @@ from ..balancing.deadlines cimport attempt_deadline
 from ..balancing.retry cimport computes_answer
 from ..balancing.upstream cimport Attempt, Upstream
 from ..llm.body cimport BodyFacts, answer_problem, replace_model, scan
-from ..wire.client_connection cimport ClientConnection
-from ..wire.events cimport ExchangeEvents
-from ..wire.head cimport RequestHead, ResponseHead, chunk_of
+from ..wire.head cimport ResponseHead, chunk_of
 from ..wire.node_connection cimport NodeConnection
-from .exchanges cimport Exchanges
-from .held_body cimport HeldBody
+from .answering cimport Answering
 from .plan cimport NodeLink, RoutePlan
 from .relay cimport Relay, client_framing, is_opaque, stream_framing
 
 
-@cython.no_gc  # no cycle keeps it: its connections and its dial let go of it when it ends
-cdef class Exchange(ExchangeEvents):
-    cdef public Exchanges exchanges
-    cdef public ClientConnection client
-    cdef public RequestHead head
-    cdef public RoutePlan plan
-    cdef public bytes request_id
-    cdef public double started_at
-    cdef public int phase
-    cdef public bytes method
-    cdef public bytes target
-    cdef public list extra
-    cdef public object extra_drop
-    cdef public str consumer
-    cdef public HeldBody body
-    cdef public bint is_streaming_body
-    cdef public bint body_complete
-    cdef public BodyFacts facts
-    cdef public bint wants_stream
-    cdef public Attempt attempt
-    cdef public NodeLink link
-    cdef public NodeConnection node
-    cdef public object dial
-    cdef public object tried
-    cdef public int attempts
-    cdef public int uncertain  # number of the attempt that may have run and was not the last; 0: none
-    cdef public bint is_fresh_retry
-    cdef public double attempt_started
-    cdef public double sent_at
-    cdef public double share_deadline
-    cdef public double phase_deadline
-    cdef public double total_deadline
-    cdef public bint is_hurried
-    cdef public double own_limit_s
-    cdef public double node_stalled_at
-    cdef public bint is_adapted
-    cdef public Relay relay
-    cdef public list held
-    cdef public long long answer_held
-    cdef public int status
-    cdef public int node_status
-    cdef public long long sent_bytes
-    cdef public bint keep_alive
-    cdef public bint ends_by_close
-    cdef public double first_content_at
-    cdef public double last_byte_at
-    cdef public double last_progress_at
-    cdef public double client_stalled_at
-    cdef public object failure
-    cdef public tuple refusal
-    cdef public ResponseHead refusal_head
-    cdef public bytes answer
-    cdef public tuple records
-    cdef public str note
-
-    cpdef begin(
-        self,
-        Exchanges exchanges,
-        ClientConnection client,
-        RequestHead head,
-        RoutePlan plan,
-        bytes request_id,
-        double now,
-    )
+@cython.no_gc  # as its base
+cdef class Exchange(Answering):
     cdef _refuse_body(self)
     @cython.locals(plan=RoutePlan, facts=BodyFacts, body=bytes)
     cdef _begin(self, double now)
@@ -131,42 +66,15 @@ cdef class Exchange(ExchangeEvents):
     @cython.locals(node=NodeConnection)
     cdef _move_on(self, retryable, double now)
     cdef bint _is_replayable(self) except -1
-    cdef _record(self, str outcome, double now)
-    @cython.locals(node=NodeConnection)
-    cdef _end_attempt_ignored(self, double now)
     @cython.locals(
         node=NodeConnection, head=ResponseHead, relay=Relay, framing=cython.longlong, out=bytes
     )
     cdef _commit(self, bytes content, bint complete, double now)
     @cython.locals(node=NodeConnection)
     cdef _relay_first(self, bytes data, bint complete, double now)
-    @cython.locals(plan=RoutePlan, link=NodeLink, own=bytes, attempts=int)
-    cdef bytes _render_head(self, ResponseHead head, long long framing, bytes content)
-    @cython.locals(relay=Relay)
-    cdef _relay_read(self, bytes data, Py_ssize_t start, Py_ssize_t end, bint complete, double now)
-    @cython.locals(client=ClientConnection)
-    cdef _send_to_client(self, bytes out, double now)
-    @cython.locals(relay=Relay)
-    cdef _finish_relay(self, bytes out, bytes content, double now)
-    @cython.locals(attempt=Attempt)
-    cdef _send_whole(self, bytes out, double now)
-    @cython.locals(relay=Relay)
-    cdef _interrupted(self, error, double now)
-    @cython.locals(relay=Relay, node=NodeConnection)
-    cdef _interrupt(self, str code, double now)
     cpdef on_tick(self, double now)
     @cython.locals(node=NodeConnection)
     cdef _failed_by_clock(self, double now)
-    @cython.locals(plan=RoutePlan, relay=Relay)
-    cdef _tick_relaying(self, double now)
-    cpdef on_shutdown(self)
-    cdef _give_up(self, double now)
-    @cython.locals(out=bytes)
-    cdef _answer_refusal(self, tuple refusal, double wait)
-    cpdef _answer_error(self, error, double wait=*)
-    cdef _answer(self, int status, bytes body, list fields)
-    cdef _end(self, bint keep_alive, double now)
-    cdef _finished(self)
 
 
 cdef int _READING, _CONNECTING, _WAITING, _HOLDING, _REFUSED, _RELAYING, _DONE

@@ -11,14 +11,11 @@ No task, future or timer is made here: ``on_tick`` compares numbers with the clo
 from __future__ import annotations
 
 from dataclasses import replace
-from enum import IntEnum
 from time import monotonic
-from typing import Any
 
 from .._core import Tried
 from ..balancing.deadlines import attempt_deadline, patience
 from ..balancing.retry import STALE_REUSE_S, computes_answer, is_nodes_fault, is_replayable, may_attempt_again
-from ..balancing.upstream import Attempt
 from ..errors import (
     BadResponse,
     BodyTooLarge,
@@ -27,27 +24,22 @@ from ..errors import (
     ConnectionLost,
     ConnectTimeout,
     DeadlineExceeded,
-    Draining,
     EmptyAnswer,
     FailureKind,
-    FastgwError,
     FoundOut,
     NodeError,
     NodeTimeout,
     NoNodeAvailable,
     Retryable,
 )
-from ..llm.body import BodyFacts, answer_problem, replace_model, replaced_parts, scan
+from ..llm.body import answer_problem, replace_model, replaced_parts, scan
 from ..llm.outcome import Outcome, Verdict, classify, classify_error_event
 from ..llm.sse import EventKind, EventScanner
-from ..wire.client_connection import ClientConnection
-from ..wire.events import ExchangeEvents
-from ..wire.head import CHUNKED_BODY, NO_BODY, UNTIL_CLOSE, RequestHead, ResponseHead, chunk_of
+from ..wire.head import CHUNKED_BODY, NO_BODY, UNTIL_CLOSE, chunk_of
 from ..wire.node_connection import NodeConnection
 from . import answers
-from .exchanges import Exchanges
-from .held_body import HeldBody
-from .plan import NodeLink, RoutePlan
+from .answering import Answering, Phase
+from .plan import NodeLink
 from .relay import Relay, client_framing, is_opaque, stream_framing
 
 HELD_ERROR_BYTES = 64 * 1024  # of an error answer, read to learn what it means
@@ -57,114 +49,21 @@ JOIN_BYTES = 64 * 1024  # a larger body is written apart from its head instead o
 _FIRST_CONTENT = int(
     EventKind.CONTENT | EventKind.REASONING | EventKind.TOOL_CALL | EventKind.FINISH | EventKind.OTHER
 )
-# How an interruption counts against the node; others are not its fault.
-_NODES_FAULT = {
-    "stream_stalled": int(FailureKind.TIMEOUT),
-    "stream_interrupted": int(FailureKind.TCP),
-    "stream_error": int(FailureKind.HTTP),
-}
 _SILENT = int(EventKind.COMMENT | EventKind.BLANK)
 _ERROR = int(EventKind.ERROR)
 # As C integers, which imported names are not.
 _NO_BODY, _CHUNKED_BODY, _UNTIL_CLOSE = int(NO_BODY), int(CHUNKED_BODY), int(UNTIL_CLOSE)
 _JOIN_BYTES = JOIN_BYTES
 
-
-class Phase(IntEnum):
-    """How far an exchange has come."""
-
-    READING = 0  # the request's body
-    CONNECTING = 1
-    WAITING = 2  # request sent (or being sent), no head yet
-    HOLDING = 3  # head there, nothing committed
-    REFUSED = 4  # an error answer is being read
-    RELAYING = 5  # committed
-    DONE = 6
-
-
 _READING, _CONNECTING, _WAITING, _HOLDING, _REFUSED, _RELAYING, _DONE = (int(phase) for phase in Phase)
 
 
-class Exchange(ExchangeEvents):
+class Exchange(Answering):
     """One client request and the answer it gets.
 
     Whoever calls one of its callbacks holds a reference of its own: the call may end the exchange,
     and a C method does not keep its object alive.
     """
-
-    def __init__(self, *args: Any) -> None:
-        self.begin(*args)
-
-    def begin(
-        self,
-        exchanges: Exchanges,
-        client: ClientConnection,
-        head: RequestHead,
-        plan: RoutePlan,
-        request_id: bytes,
-        now: float,
-    ) -> None:
-        """What the constructor does, in C for one who has made the object with ``__new__``."""
-        self.exchanges = exchanges
-        self.client = client
-        self.head = head
-        self.plan = plan
-        self.request_id = request_id
-        self.started_at = now
-        self.phase = _READING
-        # The request
-        self.method = head.method
-        self.target = head.target
-        self.extra: list[tuple[bytes, bytes]] | None = None  # header fields of plugins
-        self.extra_drop: Any = None  # client fields that plugins took out
-        self.consumer: str | None = None
-        self.body = HeldBody(exchanges)
-        self.is_streaming_body = False  # too large to hold: goes through once
-        self.body_complete = False
-        self.facts: BodyFacts | None = None
-        self.wants_stream = False
-        # The attempt
-        self.attempt: Attempt | None = None
-        self.link: NodeLink | None = None
-        self.node: NodeConnection | None = None
-        self.dial: Any = None
-        self.tried: Tried | None = None
-        self.attempts = 0
-        self.uncertain = 0
-        self.is_fresh_retry = False
-        self.attempt_started = 0.0
-        self.sent_at = 0.0
-        self.share_deadline = 0.0  # of the attempt, by its share of the time left
-        self.phase_deadline = 0.0
-        self.total_deadline = now + plan.total_s
-        self.is_hurried = False  # the caller waits for less than the route allows
-        self.own_limit_s = 0.0  # the node's time for the phase, hurry aside
-        self.node_stalled_at = 0.0
-        self.is_adapted = False
-        # The answer
-        self.relay: Relay | None = None
-        self.held: list[bytes] | None = None
-        self.answer_held = 0
-        self.status = 0
-        self.node_status = 0
-        self.sent_bytes = 0
-        self.keep_alive = False
-        self.ends_by_close = False
-        self.first_content_at = 0.0
-        self.last_byte_at = 0.0
-        self.last_progress_at = 0.0
-        self.client_stalled_at = 0.0
-        self.failure: FastgwError | None = None
-        self.refusal: tuple[int, bytes, bytes, Outcome] | None = None  # status, type, body, meaning
-        self.refusal_head: ResponseHead | None = None
-        self.answer: bytes | None = None  # the whole of an answer that was held, for the log
-        self.records: tuple[tuple[str, str, int, float], ...] = ()
-        self.note = ""
-        exchanges.live.add(self)
-        exchanges.started += 1
-
-    def __repr__(self) -> str:
-        return f"<Exchange {Phase(self.phase).name.lower()} attempts={self.attempts}>"
 
     # --- The request --------------------------------------------------------------------------
 
@@ -654,26 +553,6 @@ class Exchange(ExchangeEvents):
             return bool(plan.replayable)
         return is_replayable(self.method, self.head.path, self.body.data)
 
-    def _record(self, outcome: str, now: float) -> None:
-        link = self.link
-        if link is not None:
-            record = (link.name, outcome, self.node_status, now - self.sent_at)
-            self.records = (*self.records, record) if self.records else (record,)
-        self.node_status = 0
-
-    def _end_attempt_ignored(self, now: float) -> None:
-        """The attempt ends through nobody's fault."""
-        if self.dial is not None:
-            self.dial.cancel()
-            self.dial = None
-        node, self.node = self.node, None
-        if node is not None:
-            node.abort()
-        if self.attempt is not None:
-            self.attempt.ignored(now)
-            self.attempt = None
-            self._record("ignored", now)
-
     # --- The commit ---------------------------------------------------------------------------
 
     def _commit(self, content: bytes, complete: bool, now: float) -> None:
@@ -728,137 +607,6 @@ class Exchange(ExchangeEvents):
         assert node is not None
         self._commit(node.framer.decoded(data), complete, now)
 
-    def _render_head(self, head: ResponseHead, framing: int, content: bytes | None) -> bytes:
-        """The answer's head, and ``content`` behind it."""
-        plan = self.plan
-        link = self.link
-        assert link is not None
-        own = b""
-        attempts = 0
-        if plan.shows_headers:
-            own = link.adapted_lines if self.is_adapted else link.answer_lines
-            attempts = self.attempts
-        self.ends_by_close = framing == _UNTIL_CLOSE
-        self.keep_alive = not self.ends_by_close and self.client.keeps_alive()
-        self.status = head.status
-        if framing == _NO_BODY and head.content_length >= 0 and self.head.is_head:
-            framing = head.content_length
-        return plan.answer_template.render(
-            head,
-            framing,
-            self.keep_alive,
-            self.head.minor_version,
-            own,
-            self.request_id,
-            attempts,
-            content,
-        )
-
-    # --- After the commit ---------------------------------------------------------------------
-
-    def _relay_read(self, data: bytes, start: int, end: int, complete: bool, now: float) -> None:
-        relay = self.relay
-        assert relay is not None
-        if complete:
-            self._finish_relay(b"", relay.finish(data), now)
-            return
-        out = relay.pass_on(data, start, end)
-        if relay.scanner is None or relay.shows_progress():
-            self.last_progress_at = now
-        if relay.is_broken():
-            if out:
-                self.sent_bytes += len(out)
-                self.client.send(out)
-            self._interrupted(None, now)
-            return
-        if out:
-            self._send_to_client(out, now)
-
-    def _send_to_client(self, out: bytes, now: float) -> None:
-        client = self.client
-        self.sent_bytes += len(out)
-        client.send(out)
-        if client.is_paused and self.node is not None:
-            self.client_stalled_at = now
-            self.node.stop_reading()
-
-    def on_client_writable(self) -> None:
-        now = monotonic()
-        self.client_stalled_at = 0.0
-        # Time the client took is not the node's.
-        self.last_byte_at = self.last_progress_at = now
-        if self.node is not None:
-            self.node.go_on_reading()
-
-    def _finish_relay(self, out: bytes, content: bytes, now: float) -> None:
-        """The node's answer is whole. Is it the whole answer?"""
-        relay = self.relay
-        assert relay is not None
-        self.node = None
-        if relay.is_broken() or not relay.is_ended():
-            if content:
-                out += relay.wrap(content, False)
-            if out:
-                self.sent_bytes += len(out)
-                self.client.send(out)
-            self._interrupted(None, now)
-            return
-        self._send_whole(out + relay.wrap(content, True), now)
-
-    def _send_whole(self, out: bytes, now: float) -> None:
-        """Send the last of an answer, and end the exchange."""
-        if out:
-            self.sent_bytes += len(out)
-            self.client.send(out)
-        attempt = self.attempt
-        if attempt is not None:
-            attempt.passed_on(self.status, now)
-            self.attempt = None
-        self._record("succeeded" if self.status < 400 else "refused_request", now)
-        self._end(self.keep_alive, now)
-
-    def _interrupted(self, error: FastgwError | None, now: float) -> None:
-        """The answer broke off after its first content: end it so that nobody takes it for whole."""
-        relay = self.relay
-        if relay is not None and relay.has_error:
-            code = "stream_error"
-        elif isinstance(error, NodeTimeout):
-            code = "stream_stalled"
-        elif isinstance(error, DeadlineExceeded):
-            code = "deadline_exceeded"
-        elif isinstance(error, Draining):
-            code = "shutting_down"
-        else:
-            code = "stream_interrupted"
-        self._interrupt(code, now)
-
-    def _interrupt(self, code: str, now: float) -> None:
-        relay = self.relay
-        self.exchanges.interrupted += 1
-        node, self.node = self.node, None
-        if node is not None:
-            node.abort()
-        if self.attempt is not None:
-            kind = _NODES_FAULT.get(code)
-            if kind is not None:
-                self.attempt.failed(kind, now)
-            else:
-                self.attempt.ignored(now)
-            self.attempt = None
-        self._record(code, now)
-        self.note = code
-        if relay is not None and relay.scanner is not None and not relay.has_error:
-            event = answers.error_event(answers.INTERRUPTIONS[code], code)
-            if relay.is_mid_event:
-                event = b"\n\n" + event
-            event = relay.wrap(event, False)
-            self.sent_bytes += len(event)
-            self.client.send(event)
-        if relay is not None:
-            self.exchanges.malformed_events += relay.malformed
-        self._finished()
-        self.client.end_unclean(self.ends_by_close and (relay is None or relay.scanner is None))
-
     # --- Deadlines ----------------------------------------------------------------------------
 
     def on_tick(self, now: float) -> None:
@@ -889,113 +637,3 @@ class Exchange(ExchangeEvents):
         if node is not None:
             node.abort()
         self._failed(ConnectTimeout() if phase == _CONNECTING else NodeTimeout(), now)
-
-    def _tick_relaying(self, now: float) -> None:
-        plan = self.plan
-        relay = self.relay
-        if now >= self.total_deadline:
-            self._interrupted(DeadlineExceeded(), now)
-        elif self.client_stalled_at:
-            if now - self.client_stalled_at >= plan.client_write_s:
-                self.note = "client_stalled"
-                self.client.abort()
-        elif now - self.last_byte_at >= plan.idle_s or (
-            relay is not None and relay.scanner is not None and now - self.last_progress_at >= plan.progress_s
-        ):
-            self._interrupted(NodeTimeout(), now)
-
-    def on_shutdown(self) -> None:
-        """The drain is over."""
-        now = monotonic()
-        if self.phase == _DONE:
-            return
-        if self.phase == _RELAYING:
-            self._interrupted(Draining(), now)
-        else:
-            self._end_attempt_ignored(now)
-            self._answer_error(Draining())
-
-    # --- The end ------------------------------------------------------------------------------
-
-    def on_client_gone(self) -> None:
-        if self.phase == _DONE:
-            return
-        now = monotonic()
-        self.exchanges.client_gone += 1
-        self.note = self.note or "client_gone_" + Phase(self.phase).name.lower()
-        self.status = self.status or 499
-        self._end_attempt_ignored(now)
-        self._finished()
-
-    def _give_up(self, now: float) -> None:
-        """No further attempt: the caller gets the last node's error, or ours."""
-        refusal = self.refusal
-        upstream = self.plan.upstream
-        wait = max(0.0, upstream.next_recovery(now) - now) if upstream is not None else 1.0
-        if refusal is not None:
-            self._answer_refusal(refusal, wait)
-        elif self.failure is not None:
-            self._answer_error(self.failure, wait)
-        else:
-            self._answer_error(NoNodeAvailable("no provider is available right now", wait), wait)
-
-    def _answer_refusal(self, refusal: tuple[int, bytes, bytes, Outcome], wait: float) -> None:
-        """What the last node said, in OpenAI's shape, with a status that is true for the caller."""
-        status, content_type, body, outcome = refusal
-        if not self.plan.is_llm and self.refusal_head is not None:
-            # A plain node's error is its own: it is passed on as it was.
-            is_head = self.head.is_head
-            out = self._render_head(
-                self.refusal_head, _NO_BODY if is_head else len(body), None if is_head else body
-            )
-            self.sent_bytes += len(out)
-            self.client.send(out)
-            self._end(self.keep_alive, monotonic())
-            return
-        status, body = answers.refusal(status, content_type, body, outcome.verdict)
-        fields: list[tuple[bytes, bytes]] = []
-        if outcome.verdict not in answers.CALLERS_OWN:
-            fields = answers.retry_fields(wait, self.attempts)
-        self._answer(status, body, fields)
-
-    def _answer_error(self, error: FastgwError, wait: float = 0.0) -> None:
-        fields = answers.fields_for(error)
-        if error.status in (502, 503, 504):
-            fields = answers.retry_fields(wait, self.attempts)
-        self.note = self.note or error.code
-        self._answer(error.status, answers.error_body(str(error), error.kind, error.code), fields)
-
-    def _answer(self, status: int, body: bytes, fields: list[tuple[bytes, bytes]]) -> None:
-        """Send an answer of our own, whole."""
-        client = self.client
-        keep_alive = client.keeps_alive()
-        self.status = status
-        fields += [
-            (b"x-request-id", self.request_id),
-            (b"x-fastgw-request-id", self.request_id),
-            (b"x-fastgw-attempts", b"%d" % self.attempts),
-        ]
-        out = answers.answer(
-            status,
-            body,
-            fields,
-            keep_alive=keep_alive,
-            minor_version=self.head.minor_version,
-            is_head=self.head.is_head,
-        )
-        self.sent_bytes += len(out)
-        client.send(out)
-        self._end(keep_alive, monotonic())
-
-    def _end(self, keep_alive: bool, now: float) -> None:
-        if self.relay is not None:
-            self.exchanges.malformed_events += self.relay.malformed
-        self._finished()
-        self.client.finish(keep_alive, now)
-
-    def _finished(self) -> None:
-        """Exactly once per exchange."""
-        self.phase = _DONE
-        self.body.drop()
-        self.exchanges.live.discard(self)
-        self.exchanges.on_finished(self)

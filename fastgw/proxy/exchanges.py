@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from .exchange import Exchange
+    from .answering import Answering
 
 
 class Exchanges:
@@ -22,7 +22,7 @@ class Exchanges:
 
     def __init__(
         self,
-        on_finished: Callable[[Exchange], None],
+        on_finished: Callable[[Answering], None],
         *,
         hold_body_bytes: int = 16 * 1024 * 1024,
         hold_total_bytes: int = 256 * 1024 * 1024,
@@ -32,7 +32,7 @@ class Exchanges:
         self.hold_body_bytes = hold_body_bytes
         self.hold_total_bytes = hold_total_bytes
         self.max_body_bytes = max_body_bytes
-        self.live: set[Exchange] = set()
+        self.live: set[Answering] = set()
         self.held_bytes = 0
         self.started = 0
         self.retries = 0
