@@ -438,6 +438,7 @@ class Gateway:
             "malformed_events": self.exchanges.malformed_events,
             "clients_gone": self.exchanges.client_gone,
             "bodies_not_held": self.exchanges.unmovable,
+            "streams_resumed": self.exchanges.resumed,
             "reloads": self.reloads,
             "generation": generation.number if generation is not None else 0,
             "objects": len(gc.get_objects()),

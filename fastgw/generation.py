@@ -31,7 +31,7 @@ from .config.model import (
     UpstreamConfig,
 )
 from .errors import ConfigError
-from .llm.dialect import ModelMap
+from .llm.dialect import DIALECTS, ModelMap
 from .plugins.key_auth import KeyAuth
 from .plugins.proxy_rewrite import ProxyRewrite
 from .proxy.plan import NodeLink, RoutePlan
@@ -345,6 +345,7 @@ class Builder:
             hold_answer_bytes=process.hold_answer_bytes,
             shows_headers=process.response_headers,
             strip_prefix=route.strip_prefix.encode(),
+            resumes=is_llm and route.on_stream_failure == "resume",
             dropped_answer_fields=(*OWN_FIELDS, *(LLM_ANSWER_FIELDS if is_llm else ())),
         )
 
@@ -385,6 +386,7 @@ class Builder:
             models=ModelMap(node.models) if node.models else None,
             query=urlencode(node.auth_query).encode(),
             auth_names=auth_names,
+            prefix_target=DIALECTS[node.provider].prefix_path.encode() if node.provider else b"",
         )
 
     @staticmethod

@@ -20,11 +20,13 @@ class Dialect:
         name: the value of a node's `provider`.
         hosts: a node with one of these hosts has this provider unless it says otherwise.
         models: the model map of a node that has none of its own.
+        prefix_path: where it continues a message of which it is given the beginning; "" nowhere.
     """
 
     name: str
     hosts: frozenset[str] = frozenset()
     models: tuple[Pair, ...] = ()
+    prefix_path: str = ""
 
 
 DIALECTS: dict[str, Dialect] = {
@@ -36,6 +38,7 @@ DIALECTS: dict[str, Dialect] = {
             "deepseek",
             hosts=frozenset({"api.deepseek.com"}),
             models=(("deepseek-*", None), ("*", "deepseek-flash")),
+            prefix_path="/beta/chat/completions",
         ),
         Dialect("openai-compatible"),
     )

@@ -4,7 +4,7 @@ from ..balancing.upstream cimport Attempt, Upstream
 from ..llm.body cimport BodyFacts
 from ..wire.client_connection cimport ClientConnection
 from ..wire.events cimport ExchangeEvents
-from ..wire.head cimport RequestHead, ResponseHead
+from ..wire.head cimport RequestHead, ResponseHead, chunk_of
 from ..wire.node_connection cimport NodeConnection
 from .exchanges cimport Exchanges
 from .held_body cimport HeldBody
@@ -66,6 +66,7 @@ cdef class Answering(ExchangeEvents):
     cdef public bytes answer
     cdef public tuple records
     cdef public str note
+    cdef public object resumption
 
     cpdef begin(
         self,
@@ -91,8 +92,12 @@ cdef class Answering(ExchangeEvents):
     cdef _send_whole(self, bytes out, double now)
     @cython.locals(relay=Relay)
     cdef _interrupted(self, error, double now)
-    @cython.locals(relay=Relay, node=NodeConnection)
     cdef _interrupt(self, str code, double now)
+    cdef bint _resume(self, str code, double now) except -1
+    @cython.locals(node=NodeConnection)
+    cdef _end_attempt_by(self, str code, double now)
+    @cython.locals(relay=Relay, event=bytes)
+    cdef _end_broken(self, str code)
     @cython.locals(plan=RoutePlan, relay=Relay)
     cdef _tick_relaying(self, double now)
     cpdef on_tick(self, double now)

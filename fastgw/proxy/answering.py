@@ -25,16 +25,17 @@ from ..llm.body import BodyFacts
 from ..llm.outcome import Outcome
 from ..wire.client_connection import ClientConnection
 from ..wire.events import ExchangeEvents
-from ..wire.head import NO_BODY, UNTIL_CLOSE, RequestHead, ResponseHead
+from ..wire.head import NO_BODY, UNTIL_CLOSE, RequestHead, ResponseHead, chunk_of
 from ..wire.node_connection import NodeConnection
 from . import answers
 from .exchanges import Exchanges
 from .held_body import HeldBody
 from .plan import NodeLink, RoutePlan
 from .relay import Relay
+from .resumption import Resumption
 
 # How an interruption counts against the node; others are not its fault.
-_NODES_FAULT = {
+NODES_FAULT = {
     "stream_stalled": int(FailureKind.TIMEOUT),
     "stream_interrupted": int(FailureKind.TCP),
     "stream_error": int(FailureKind.HTTP),
@@ -56,6 +57,10 @@ class Phase(IntEnum):
 
 
 _READING, _RELAYING, _DONE = int(Phase.READING), int(Phase.RELAYING), int(Phase.DONE)
+
+
+def _interruption(code: str) -> bytes:
+    return answers.error_event(answers.INTERRUPTIONS[code], code)
 
 
 class Answering(ExchangeEvents):
@@ -129,6 +134,7 @@ class Answering(ExchangeEvents):
         self.answer: bytes | None = None  # the whole of an answer that was held, for the log
         self.records: tuple[tuple[str, str, int, float], ...] = ()
         self.note = ""
+        self.resumption: Resumption | None = None
         exchanges.live.add(self)
         exchanges.started += 1
 
@@ -267,6 +273,8 @@ class Answering(ExchangeEvents):
         relay = self.relay
         if relay is not None and relay.has_error:
             code = "stream_error"
+        elif relay is not None and relay.filter is not None and relay.filter.has_diverged:
+            code = "stream_diverged"
         elif isinstance(error, NodeTimeout):
             code = "stream_stalled"
         elif isinstance(error, DeadlineExceeded):
@@ -278,31 +286,55 @@ class Answering(ExchangeEvents):
         self._interrupt(code, now)
 
     def _interrupt(self, code: str, now: float) -> None:
-        relay = self.relay
-        self.exchanges.interrupted += 1
+        """End an answer that cannot go on, unless another node can."""
+        if self.plan.resumes and self._resume(code, now):
+            return
+        self._end_attempt_by(code, now)
+        self._end_broken(code)
+
+    def _resume(self, code: str, now: float) -> bool:
+        """Let another node go on with the answer, if that is possible."""
+        raise NotImplementedError
+
+    def _end_attempt_by(self, code: str, now: float) -> None:
+        """The attempt ends inside its answer."""
         node, self.node = self.node, None
         if node is not None:
             node.abort()
         if self.attempt is not None:
-            kind = _NODES_FAULT.get(code)
+            kind = NODES_FAULT.get(code)
             if kind is not None:
                 self.attempt.failed(kind, now)
             else:
                 self.attempt.ignored(now)
             self.attempt = None
         self._record(code, now)
+
+    def _end_broken(self, code: str) -> None:
+        """Nobody goes on with the answer: end it so that nobody takes it for whole."""
+        relay = self.relay
+        resumption = self.resumption
+        event = b""
+        self.exchanges.interrupted += 1
+        if resumption is not None:
+            # What broke it first is what the caller should know.
+            code = resumption.code
+            event = resumption.error_event or _interruption(code)
+        elif relay is not None and relay.scanner is not None:
+            event = relay.error_event if relay.has_error else _interruption(code)
         self.note = code
-        if relay is not None and relay.scanner is not None and not relay.has_error:
-            event = answers.error_event(answers.INTERRUPTIONS[code], code)
-            if relay.is_mid_event:
+        if event:
+            if relay is not None and relay.is_mid_event:
                 event = b"\n\n" + event
-            event = relay.wrap(event, False)
+            if not self.ends_by_close:
+                event = chunk_of(event, False)
             self.sent_bytes += len(event)
             self.client.send(event)
         if relay is not None:
             self.exchanges.malformed_events += relay.malformed
         self._finished()
-        self.client.end_unclean(self.ends_by_close and (relay is None or relay.scanner is None))
+        is_stream = resumption is not None or (relay is not None and relay.scanner is not None)
+        self.client.end_unclean(self.ends_by_close and not is_stream)
 
     def on_tick(self, now: float) -> None:
         """Compare every deadline with the clock."""
@@ -333,6 +365,9 @@ class Answering(ExchangeEvents):
 
     def _give_up(self, now: float) -> None:
         """No further attempt: the caller gets the last node's error, or ours."""
+        if self.resumption is not None:
+            self._end_broken("")
+            return
         refusal = self.refusal
         upstream = self.plan.upstream
         wait = max(0.0, upstream.next_recovery(now) - now) if upstream is not None else 1.0
@@ -363,6 +398,9 @@ class Answering(ExchangeEvents):
         self._answer(status, body, fields)
 
     def _answer_error(self, error: FastgwError, wait: float = 0.0) -> None:
+        if self.resumption is not None:
+            self._end_broken("")
+            return
         fields = answers.fields_for(error)
         if error.status in (502, 503, 504):
             fields = answers.retry_fields(wait, self.attempts)

@@ -36,11 +36,13 @@ cdef class Exchange(Answering):
         parts=list,
         joined_body=bytes,
         extra=bytes,
+        target=bytes,
         is_head=bint,
     )
     cdef _send(self, NodeConnection node, double now)
     @cython.locals(facts=BodyFacts, body=bytes)
     cdef _render_body(self, NodeLink link)
+    cdef tuple _render_again(self, NodeLink link, body, bytes target)
     cdef _send_piece(self, bytes piece)
     cdef _end_body(self)
     @cython.locals(plan=RoutePlan, node=NodeConnection, head=ResponseHead)
@@ -65,11 +67,20 @@ cdef class Exchange(Answering):
     cdef _failed(self, error, double now)
     @cython.locals(node=NodeConnection)
     cdef _move_on(self, retryable, double now)
+    cdef _exclude(self, int position)
     cdef bint _is_replayable(self) except -1
     @cython.locals(
         node=NodeConnection, head=ResponseHead, relay=Relay, framing=cython.longlong, out=bytes
     )
     cdef _commit(self, bytes content, bint complete, double now)
+    @cython.locals(relay=Relay)
+    cdef _commit_again(self, bytes content, bint complete, double now)
+    @cython.locals(relay=Relay, link=NodeLink)
+    cdef _watch_stream(self)
+    @cython.locals(relay=Relay, out=bytes)
+    cdef bint _resume(self, str code, double now) except -1
+    @cython.locals(link=NodeLink, node=NodeConnection)
+    cdef _ask_whole_question(self, double now)
     @cython.locals(node=NodeConnection)
     cdef _relay_first(self, bytes data, bint complete, double now)
     cpdef on_tick(self, double now)

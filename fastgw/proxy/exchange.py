@@ -34,13 +34,15 @@ from ..errors import (
 )
 from ..llm.body import answer_problem, replace_model, replaced_parts, scan
 from ..llm.outcome import Outcome, Verdict, classify, classify_error_event
+from ..llm.resume import DONE_EVENT, Transcript
 from ..llm.sse import EventKind, EventScanner
 from ..wire.head import CHUNKED_BODY, NO_BODY, UNTIL_CLOSE, chunk_of
 from ..wire.node_connection import NodeConnection
 from . import answers
-from .answering import Answering, Phase
+from .answering import NODES_FAULT, Answering, Phase
 from .plan import NodeLink
 from .relay import Relay, client_framing, is_opaque, stream_framing
+from .resumption import Resumption, can_be_resumed
 
 HELD_ERROR_BYTES = 64 * 1024  # of an error answer, read to learn what it means
 HELD_ERROR_S = 5.0  # ... and for how long
@@ -200,7 +202,10 @@ class Exchange(Answering):
         self.node_stalled_at = 0.0
         self.own_limit_s = plan.head_stream_s if self.wants_stream else plan.head_s
         self.phase_deadline = min(self.share_deadline, now + self.own_limit_s)
+        target = self.target
         body = self._render_body(link)
+        if self.resumption is not None:
+            body, target = self._render_again(link, body, target)
         joined_body = None
         parts: list[bytes | memoryview] | None = None
         if self.is_streaming_body:
@@ -221,7 +226,7 @@ class Exchange(Answering):
             )
         extra = link.own_over(self.extra) if self.extra is not None else None
         head = link.template.render(
-            self.head, self.method, link.target(self.target), length, extra, self.extra_drop, joined_body
+            self.head, self.method, link.target(target), length, extra, self.extra_drop, joined_body
         )
         is_head = self.head.is_head or self.method == b"HEAD"
         if not self.is_streaming_body:
@@ -248,6 +253,17 @@ class Exchange(Answering):
             return body
         self.is_adapted = True
         return (replace_model if len(body) <= _JOIN_BYTES else replaced_parts)(body, facts, model)
+
+    def _render_again(
+        self, link: NodeLink, body: bytes | list[bytes | memoryview] | None, target: bytes
+    ) -> tuple[bytes, bytes]:
+        """The body and target for a node that is to go on with an answer."""
+        resumption = self.resumption
+        assert resumption is not None and body is not None
+        resumption.choose_way(link)
+        if resumption.by_prefix:
+            target = link.prefix_target
+        return resumption.body_for(body if isinstance(body, bytes) else b"".join(body)), target
 
     def _send_piece(self, piece: bytes) -> None:
         """Pass on a part of a body that is too large to hold."""
@@ -305,6 +321,10 @@ class Exchange(Answering):
         head = node.head
         assert head is not None
         self.node_status = head.status
+        if self.resumption is not None and head.status < 400 and not head.is_event_stream:
+            self._node_done(False)
+            self._failed(BadResponse("the provider's answer is no stream"), now)
+            return
         if head.status >= 400 and plan.fails_over_on_status and (plan.is_llm or is_nodes_fault(head.status)):
             self.phase = _REFUSED
             self.answer_held = 0
@@ -314,6 +334,8 @@ class Exchange(Answering):
             self.answer_held = 0
             if head.is_event_stream:
                 self.relay = Relay(node.framer, stream_framing(self.head), EventScanner())
+                if plan.resumes:
+                    self._watch_stream()
             self.own_limit_s = plan.first_content_stream_s if self.wants_stream else plan.first_content_s
             self.phase_deadline = min(self.share_deadline, self.sent_at + self.own_limit_s)
         else:
@@ -340,6 +362,9 @@ class Exchange(Answering):
             if relay.before_error & _FIRST_CONTENT and outcome.certain:
                 outcome = replace(outcome, certain=False)  # it had begun
             self._refused_by(outcome, scanner.error_data or b"", now)
+            return
+        if relay.filter is not None and relay.filter.has_diverged:
+            self._interrupted(None, now)
             return
         if relay.is_broken() or (complete and mask & _FIRST_CONTENT and not relay.is_ended()):
             self._node_done(complete)
@@ -415,11 +440,13 @@ class Exchange(Answering):
         body = self._all_held(b"")
         # By name: a C method is no callable of its own.
         outcome = classify(head.status, getattr(head, "get"), body)  # noqa: B009
-        if (
-            outcome.verdict == Verdict.CALLER
-            or outcome.verdict == Verdict.REFUSED
-            or self._is_callers_key(outcome)
-        ):
+        is_callers_own = outcome.verdict == Verdict.CALLER or outcome.verdict == Verdict.REFUSED
+        if self.resumption is not None:
+            if self.resumption.by_prefix and (is_callers_own or outcome.verdict == Verdict.MISFIT):
+                self._node_done(complete)
+                self._ask_whole_question(now)
+                return
+        elif is_callers_own or self._is_callers_key(outcome):
             # The caller's own mistake: no node is at fault, and none would answer otherwise.
             if lost is not None:
                 self._failed(lost, now)
@@ -529,10 +556,10 @@ class Exchange(Answering):
         self.relay = None
         self.held = None
         if self.attempt is not None:
-            if self.tried is None:
-                self.tried = Tried()
-            self.tried.add(self.attempt.position)
+            self._exclude(self.attempt.position)
             self.attempt = None
+        if self.resumption is not None:
+            retryable = Retryable.ALWAYS  # a route that resumes has agreed to a second generation
         if self.is_streaming_body and not (retryable is Retryable.ALWAYS and self.body.held):
             self._give_up(now)
             return
@@ -543,6 +570,12 @@ class Exchange(Answering):
             self.uncertain = self.attempts
             self.exchanges.uncertain_replays += 1
         self._attempt_next(now)
+
+    def _exclude(self, position: int) -> None:
+        """Do not attempt this node again."""
+        if self.tried is None:
+            self.tried = Tried()
+        self.tried.add(position)
 
     def _is_replayable(self) -> bool:
         """May this request run twice? Asked while the body is still held."""
@@ -563,10 +596,15 @@ class Exchange(Answering):
         node = self.node
         assert node is not None
         self.phase = _RELAYING
-        self.first_content_at = self.last_progress_at = now
-        self.body.drop()
+        self.last_progress_at = now
         if self.attempt is not None:
             self.attempt.answered(now)
+        if self.resumption is not None:
+            self._commit_again(content, complete, now)
+            return
+        self.first_content_at = now
+        if not self.plan.resumes:
+            self.body.drop()
         head = node.head
         assert head is not None
         content = self._all_held(content)
@@ -600,6 +638,72 @@ class Exchange(Answering):
             self._interrupted(None, now)
             return
         self._send_to_client(out, now)
+
+    def _commit_again(self, content: bytes, complete: bool, now: float) -> None:
+        """A node goes on with an answer whose beginning the client has."""
+        relay = self.relay
+        assert relay is not None
+        self.exchanges.resumed += 1
+        content = self._all_held(content)
+        if complete:
+            self._finish_relay(b"", content, now)
+            return
+        if content:
+            self._send_to_client(relay.wrap(content, False), now)
+        if relay.is_broken():
+            self._interrupted(None, now)
+
+    # --- Resumption ---------------------------------------------------------------------------
+
+    def _watch_stream(self) -> None:
+        """Keep what the client is given of a stream, or join it to what it has."""
+        relay = self.relay
+        link = self.link
+        assert relay is not None and link is not None
+        if self.resumption is not None:
+            relay.filter = self.resumption.filter_for(link)
+        elif self.facts is not None and can_be_resumed(self.method, self.head.path):
+            relay.filter = Transcript()
+
+    def _resume(self, code: str, now: float) -> bool:
+        relay = self.relay
+        if relay is None or relay.filter is None or relay.is_mid_event or code not in NODES_FAULT:
+            return False
+        transcript = relay.filter.transcript
+        if self.body.data is None or not transcript.can_resume():
+            return False
+        self._end_attempt_by(code, now)
+        if transcript.finish_reason is not None:
+            # All of it was said; only the stream's own end was missing.
+            self.note = self.note or code
+            out = relay.wrap(DONE_EVENT, True)
+            self.sent_bytes += len(out)
+            self.client.send(out)
+            self._end(self.keep_alive, now)
+            return True
+        if self.resumption is None:
+            self.resumption = Resumption(code, relay.error_event, transcript)
+        self.exchanges.malformed_events += relay.malformed
+        self.note = "resumed"
+        self.phase = _CONNECTING
+        self._exclude(self.link.position)  # type: ignore[union-attr]
+        self._move_on(Retryable.ALWAYS, now)
+        return True
+
+    def _ask_whole_question(self, now: float) -> None:
+        """The node takes no prefix after all: it is asked again, as any other node would be."""
+        link = self.link
+        assert link is not None
+        assert self.resumption is not None
+        self.resumption.may_prefix = False
+        self._record("prefix_refused", now)
+        self.attempts += 1
+        self.is_fresh_retry = False
+        node = link.pool.take(now)
+        if node is not None:
+            self._send(node, now)
+        else:
+            self._connect(now)
 
     def _relay_first(self, data: bytes, complete: bool, now: float) -> None:
         """A plain answer commits with its head: nothing in it is looked at."""

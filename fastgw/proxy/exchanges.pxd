@@ -13,3 +13,4 @@ cdef class Exchanges:
     cdef public long long malformed_events
     cdef public long long client_gone
     cdef public long long unmovable
+    cdef public long long resumed

@@ -42,6 +42,7 @@ class Exchanges:
         self.malformed_events = 0
         self.client_gone = 0
         self.unmovable = 0
+        self.resumed = 0
 
     def sweep(self, now: float) -> None:
         """Look at every live exchange's deadlines. Called a few times a second."""

@@ -13,6 +13,7 @@ cdef class NodeLink:
     cdef readonly object models
     cdef readonly bytes query
     cdef readonly frozenset auth_names
+    cdef readonly bytes prefix_target
     cdef readonly bytes answer_lines
     cdef readonly bytes adapted_lines
     cdef public object metrics
@@ -47,6 +48,7 @@ cdef class RoutePlan:
     cdef readonly long long uncommitted_bytes
     cdef readonly bint shows_headers
     cdef readonly bytes strip_prefix
+    cdef readonly bint resumes
     cdef readonly ResponseTemplate answer_template
     cdef public object metrics
     cdef object __weakref__

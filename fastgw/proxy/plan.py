@@ -28,6 +28,7 @@ class NodeLink:
         models: ModelMap | None = None,
         query: bytes = b"",
         auth_names: frozenset[bytes] = frozenset(),
+        prefix_target: bytes = b"",
     ) -> None:
         self.node = node
         self.name: str = node.name
@@ -41,6 +42,8 @@ class NodeLink:
         self.models = models
         self.query = query
         self.auth_names = auth_names
+        # Where the node continues an answer of which it is given the beginning; b"": nowhere.
+        self.prefix_target = prefix_target
         self.metrics: Any = None  # where its attempts are counted; set and read above this layer
 
     def own_over(self, fields: list[tuple[bytes, bytes]]) -> bytes:
@@ -76,6 +79,7 @@ class RoutePlan:
         shows_headers: bool = True,
         dropped_answer_fields: tuple[bytes, ...] = (),
         strip_prefix: bytes = b"",
+        resumes: bool = False,
     ) -> None:
         self.name = name
         self.upstream = upstream
@@ -103,6 +107,7 @@ class RoutePlan:
         self.uncommitted_bytes = uncommitted_bytes
         self.shows_headers = shows_headers
         self.strip_prefix = strip_prefix
+        self.resumes = resumes  # a stream that breaks after its commit is continued by another node
         self.answer_template = ResponseTemplate(dropped_answer_fields)
         self.metrics: Any = None  # where its requests are counted; set and read above this layer
 

@@ -23,6 +23,8 @@ cdef class Relay:
     cdef public bint has_error
     cdef public int before_error
     cdef public int malformed
+    cdef public object filter
+    cdef public bytes error_event
 
     # Content
     @cython.locals(
@@ -44,6 +46,8 @@ cdef class Relay:
     cdef bytes _whole_events(self, bytes content)
     @cython.locals(at=Py_ssize_t, start=Py_ssize_t, end=Py_ssize_t, kind=int)
     cdef bytes _without_rare(self, bytes content)
+    cdef bytes _filtered(self, bytes content)
+    cdef bytes _with_error(self, bytes before, bytes event)
     # Framing
     cpdef bytes wrap(self, bytes content, bint complete)
     @cython.locals(framer=BodyFramer)

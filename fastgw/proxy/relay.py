@@ -8,6 +8,8 @@ follow at any time.
 
 from __future__ import annotations
 
+from typing import Any
+
 from ..llm.sse import EventKind, EventScanner
 from ..wire.framing import BodyFramer
 from ..wire.head import (
@@ -74,6 +76,10 @@ class Relay:
         self.has_error = False
         self.before_error = 0  # kinds of the events that stood before it in its read
         self.malformed = 0
+        # Of a route that resumes: what every whole event goes through (a llm.resume.Transcript or
+        # Splicer), and the provider's error event, which is not passed on at once.
+        self.filter: Any = None
+        self.error_event = b""
 
     # --- Content ------------------------------------------------------------------------------
 
@@ -130,7 +136,7 @@ class Relay:
         if self.rare is not None:
             content = self._without_rare(content)
             if self.is_broken():
-                return content  # nothing of the node follows
+                return self._filtered(content)  # nothing of the node follows
         if whole:
             self.is_mid_event = False
         if rest:
@@ -139,7 +145,13 @@ class Relay:
             else:
                 self.is_mid_event = True
                 content += rest
-        return content
+        return self._filtered(content)
+
+    def _filtered(self, content: bytes) -> bytes:
+        if self.filter is None or not content:
+            return content
+        passed: bytes = self.filter.pass_on(content)
+        return passed
 
     def _without_rare(self, content: bytes) -> bytes:
         """Drop events that are not JSON; let nothing follow an error event, or too many of those."""
@@ -148,7 +160,7 @@ class Relay:
         at = 0
         for start, end, kind in self.rare:
             if kind & _ERROR:
-                kept.append(content[at:end])
+                kept.append(self._with_error(content[at:start], content[start:end]))
                 return b"".join(kept)
             if start:
                 self.is_mid_event = False
@@ -160,6 +172,13 @@ class Relay:
                 return b"".join(kept)
         kept.append(content[at:])
         return b"".join(kept)
+
+    def _with_error(self, before: bytes, event: bytes) -> bytes:
+        """What is passed on of an error event and what stands before it."""
+        if self.filter is None:
+            return before + event
+        self.error_event = event
+        return before
 
     # --- Framing ------------------------------------------------------------------------------
 
@@ -182,6 +201,7 @@ class Relay:
             and not self.tail
             and not self.is_mid_event
             and not self.mask & _RARE
+            and self.filter is None
         ):
             return data if start == 0 and end == len(data) else part(data, start, end)
         return self.wrap(self._whole_events(framer.decoded(data)), False)
@@ -193,7 +213,7 @@ class Relay:
         content = self.take(data)
         if self.is_broken() or not (self.tail or self.is_mid_event):
             return content
-        return content + self._last_event()
+        return content + self._filtered(self._last_event())
 
     def _last_event(self) -> bytes:
         """What stands behind the last empty line: an event whose own is missing, or half of one."""
@@ -205,7 +225,7 @@ class Relay:
         if kind & _ERROR:
             self.has_error = True
             self.before_error = self.mask
-            tail += b"\n\n"  # or no client would look at it
+            tail = self._with_error(b"", tail + b"\n\n")  # or no client would look at it
         elif kind & _MALFORMED:
             self.malformed += 1
             if not self.is_mid_event:
@@ -226,5 +246,9 @@ class Relay:
         return self.scanner is None or self.scanner.seen & _END != 0
 
     def is_broken(self) -> bool:
-        """An error event, or more malformed ones than an accident explains."""
-        return self.has_error or self.malformed > MALFORMED_EVENTS
+        """An error event, more malformed ones than an accident explains, or another answer than it was."""
+        return (
+            self.has_error
+            or self.malformed > MALFORMED_EVENTS
+            or (self.filter is not None and self.filter.has_diverged)
+        )
