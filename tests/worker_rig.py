@@ -285,6 +285,28 @@ def running_workers(
         wait_until(lambda: not any(is_alive(pid) for pid in left), "all that was forked has ended")
 
 
+@contextmanager
+def held_request_in_each(workers: Workers, node: Node) -> Iterator[list[int]]:
+    """Every worker has one request under way, whose answer the node keeps back.
+
+    At the end of the block they are answered; then the statuses are in the list.
+    """
+    connections = workers.one_of_each()
+    held = Held(node)
+    statuses: list[int] = []
+    threads = [threading.Thread(target=lambda c=c: statuses.append(c.ask())) for c in connections]
+    try:
+        for thread in threads:
+            thread.start()
+            held.wait_for_one()
+        yield statuses
+    finally:
+        held.go_on()
+        for thread in threads:
+            if thread.ident is not None:
+                thread.join(PATIENCE_S)
+
+
 def is_alive(pid: int) -> bool:
     """A process that has ended may wait to be reaped by whoever inherited it."""
     try:

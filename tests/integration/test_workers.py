@@ -19,7 +19,16 @@ from typing import Any, Self
 import pytest
 from command import FREE, PATIENCE_S, Process, ask, environment
 from rig import wait_until
-from worker_rig import Held, Node, Workers, configuration, is_alive, request, running_workers
+from worker_rig import (
+    Held,
+    Node,
+    Workers,
+    configuration,
+    held_request_in_each,
+    is_alive,
+    request,
+    running_workers,
+)
 
 ACTIVE = """\
       checks:
@@ -359,21 +368,12 @@ def test_a_worker_that_stands_still_is_replaced(tmp_path: Path, node: Node) -> N
 
 
 def test_workers_end_when_the_supervisor_is_killed(workers: Workers, node: Node) -> None:
-    first, second = workers.one_of_each()
-    held = Held(node)
-    statuses: list[int] = []
-    threads = [threading.Thread(target=lambda c=c: statuses.append(c.ask())) for c in (first, second)]
-    for thread in threads:
-        thread.start()
-        held.wait_for_one()
-    left = workers.children()
-    assert len(left) == 2
-    workers.process.send(signal.SIGKILL)
-    workers.process.popen.wait(PATIENCE_S)
-    workers.process.saw(r"worker \d: the supervisor is gone[^\0]*draining: requests in flight: 1")
-    held.go_on()
-    for thread in threads:
-        thread.join(PATIENCE_S)
+    with held_request_in_each(workers, node) as statuses:
+        left = workers.children()
+        assert len(left) == 2
+        workers.process.send(signal.SIGKILL)
+        workers.process.popen.wait(PATIENCE_S)
+        workers.process.saw(r"worker \d: the supervisor is gone[^\0]*draining: requests in flight: 1")
     assert statuses == [200, 200]
     wait_until(lambda: not any(is_alive(pid) for pid in left), "both workers have ended")
 
@@ -494,17 +494,6 @@ def test_a_reload_by_the_admin_port_reaches_all(
 
 @pytest.mark.parametrize("whom", ["the supervisor", "all of them"])
 def test_a_stop_drains_all_and_ends_with_0(workers: Workers, node: Node, whom: str) -> None:
-    first, second = workers.one_of_each()
-    held = Held(node)
-    statuses: list[int] = []
-    threads = [threading.Thread(target=lambda c=c: statuses.append(c.ask())) for c in (first, second)]
-    for thread in threads:
-        thread.start()
-        held.wait_for_one()
-    children = workers.children()
-    for pid in [workers.pid, *(children if whom == "all of them" else [])]:
-        os.kill(pid, signal.SIGTERM)
-
     def is_closed() -> bool:
         try:
             socket.create_connection(workers.address, timeout=PATIENCE_S).close()
@@ -512,11 +501,12 @@ def test_a_stop_drains_all_and_ends_with_0(workers: Workers, node: Node, whom: s
             return True
         return False
 
-    wait_until(is_closed, "nobody listens any more")
-    assert workers.ask_admin("/readyz")[0] == 503
-    held.go_on()
-    for thread in threads:
-        thread.join(PATIENCE_S)
+    with held_request_in_each(workers, node) as statuses:
+        children = workers.children()
+        for pid in [workers.pid, *(children if whom == "all of them" else [])]:
+            os.kill(pid, signal.SIGTERM)
+        wait_until(is_closed, "nobody listens any more")
+        assert workers.ask_admin("/readyz")[0] == 503
     assert statuses == [200, 200]
     assert workers.process.ended() == 0
     assert workers.process.err.count(": drained") == 2
