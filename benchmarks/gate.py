@@ -22,9 +22,7 @@ from .upstreams import Upstreams
 
 LIMITS = Path(__file__).resolve().parent / "limits.toml"
 REQUESTS, CHUNKS = 2000, 60
-TRIES = (
-    3  # a run that opens more connections to the node than the one before has their handshakes in its figure
-)
+TRIES = 3  # how many chunks one wake-up finds, and whether one more connection is needed, is not ours to say
 COUNTERS = {"instructions": instructions, "system_calls": system_calls}
 TITLES = {"instructions": "user instructions", "system_calls": "system calls"}
 

@@ -61,6 +61,7 @@ class Upstream:
     is_tls: bool = False
     ca_file: Path | None = None
     models: tuple[tuple[str, str], ...] = ()  # (glob, model): the gateway must look into the body
+    probe_s: int = 1  # between two checks of a node, where the gateway has such
 
     @property
     def scheme(self) -> str:

@@ -64,7 +64,7 @@ class Envoy(Peer):
         many = dict.fromkeys(kinds, 16384)
         check = {
             "timeout": "1s",
-            "interval": "1s",
+            "interval": f"{upstream.probe_s}s",
             "unhealthy_threshold": 3,
             "healthy_threshold": 1,
             "http_health_check": {"path": "/"},

@@ -40,8 +40,8 @@ class Fastgw(Peer):
                 "active": {
                     "type": upstream.scheme,
                     "http_path": "/",
-                    "healthy": {"interval": 1, "successes": 1},
-                    "unhealthy": {"interval": 1, "http_failures": 3},
+                    "healthy": {"interval": upstream.probe_s, "successes": 1},
+                    "unhealthy": {"interval": upstream.probe_s, "http_failures": 3},
                 },
                 "passive": {"healthy": {"successes": 1}, "unhealthy": {"http_failures": 3}},
             },

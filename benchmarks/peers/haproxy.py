@@ -24,8 +24,8 @@ frontend clients
     default_backend nodes
 backend nodes
     option httpchk GET /
-    server node 127.0.0.1:{node} check inter 1s pool-max-conn 4096{tls}
-    server backup 127.0.0.1:{backup} check inter 1s backup{tls}
+    server node 127.0.0.1:{node} check inter {probe_s}s pool-max-conn 4096{tls}
+    server backup 127.0.0.1:{backup} check inter {probe_s}s backup{tls}
 """
 
 
@@ -42,5 +42,6 @@ class HAProxy(Peer):
             f" ssl verify required ca-file {upstream.ca_file} ssl-min-ver TLSv1.3" if upstream.is_tls else ""
         )
         path = self.processes.path("haproxy.cfg")
-        path.write_text(CONFIG.format(port=port, node=upstream.port, backup=upstream.backup_port, tls=tls))
+        ports = {"port": port, "node": upstream.port, "backup": upstream.backup_port}
+        path.write_text(CONFIG.format(**ports, probe_s=upstream.probe_s, tls=tls))
         return [program("haproxy", "haproxy"), "-db", "-f", str(path)]
