@@ -1,4 +1,4 @@
-"""What one decision costs: a pick, and a whole attempt (pick, outcome, release), seen from Python.
+"""What one decision costs: a pick and its release, and a whole attempt with its outcome, seen from Python.
 
 Each figure includes Python's own calls, whose price is printed beside it as the baseline: the same
 number of calls of compiled methods that do next to nothing. Code that cimports the kernel pays only
@@ -44,7 +44,7 @@ def kernel_picks(selector: Selector) -> Callable[[int], None]:
     def run(count: int) -> None:
         pick = selector.pick
         for _ in range(count):
-            pick(5.0).release(0)  # type: ignore[union-attr]
+            pick(5.0).release(0, 0.0, 1)  # type: ignore[union-attr]
 
     return run
 

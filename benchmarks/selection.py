@@ -65,12 +65,12 @@ def selection(bench: Bench) -> Outcome:
 
     outcome = Outcome(
         "selection",
-        "Weighted selection: one pick, and a whole attempt (pick, health counters, release), ns",
+        "Weighted selection, ns: the kernel's pick and release, and a whole attempt with its outcome",
         (
-            Metric("cython_attempt", "attempt, Cython", "ns", 0),
-            Metric("python_attempt", "attempt, Python", "ns", 0),
-            Metric("cython_pick", "pick, Cython", "ns", 0),
-            Metric("python_pick", "pick, Python", "ns", 0),
+            Metric("cython_pick", "pick and release, Cython", "ns", 0),
+            Metric("python_pick", "pick and release, Python", "ns", 0),
+            Metric("cython_attempt", "attempt with outcome, Cython", "ns", 0),
+            Metric("python_attempt", "attempt with outcome, Python", "ns", 0),
         ),
         "In this process, warm. From Cython: a loop that cimports the kernel, as a compiled proxy would.",
     )

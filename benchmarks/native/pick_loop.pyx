@@ -5,13 +5,17 @@ from fastgw._core cimport Node, Selector
 from fastgw.balancing.upstream cimport Attempt, Upstream
 
 
+cdef enum:
+    SUCCEEDED = 1  # an AttemptOutcome
+
+
 def picks(Selector selector not None, long count):
-    """``count`` picks, each released at once."""
+    """``count`` picks, each given back at once with its outcome, as ``Selector.pick`` asks for."""
     cdef long turn
     cdef Node node
     for turn in range(count):
         node = selector.pick(5.0)
-        node.release(0)
+        node.release(selector.picked_kind, selector.picked_lease, SUCCEEDED)
 
 
 def attempts(Upstream upstream not None, long count):

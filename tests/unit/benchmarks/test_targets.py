@@ -8,7 +8,7 @@ from benchmarks.targets import TARGETS, Target, Verdict, over, ratio_to, verdict
 CPU = Metric("cpu_us", "CPU", "µs/request")
 
 
-def target(must: float, aim: float | None = None, digits: int = 2) -> Target:
+def target(must: float | None, aim: float | None = None, digits: int = 2) -> Target:
     return Target("a figure", must, aim, "x", digits, lambda outcomes: None)
 
 
@@ -33,6 +33,11 @@ def test_verdict_says_what_was_reached(measured: float | None, word: str) -> Non
 def test_row_without_an_aim_is_met_or_missed() -> None:
     assert Verdict(target(0.33), 0.2).word == "must"
     assert Verdict(target(0.33), 0.66).word == "missed by 100 %"
+
+
+def test_row_without_a_must_is_shown_and_not_judged() -> None:
+    verdict = Verdict(target(None), 44.0)
+    assert (verdict.word, verdict.is_met) == ("-", True)
 
 
 def test_nothing_measured_is_nothing_missed() -> None:
