@@ -6,7 +6,7 @@ import argparse
 import signal
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from time import monotonic
 from types import FrameType
@@ -33,9 +33,20 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--output", type=Path, metavar="DIR", help="where the tables go [results/, or results/partial/]"
     )
+    parser.add_argument(
+        "--again",
+        type=Path,
+        metavar="DIR",
+        help="write DIR's tables and pictures anew from its report.json; with --only, what is measured now "
+        "takes the place of what was there",
+    )
     options = parser.parse_args(arguments)
     options.only = split(parser, options.only, list(WORKLOADS), "workload")
     options.peers = split(parser, options.peers, names, "peer")
+    if options.again is not None and (options.quick or options.output is not None):
+        parser.error("--again stands alone, or beside --only, --peers and --rounds")
+    if options.again is not None and options.only is None:
+        options.only = []
     if options.rounds is not None and not 1 <= options.rounds <= 100:
         parser.error("--rounds: 1 to 100")
     return options
@@ -104,11 +115,23 @@ def stop(number: int, frame: FrameType | None) -> None:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Returns 0 if every target that was measured is met, 1 if one is missed, 130 if interrupted."""
+    """Returns 0 if every target that was measured is met, 1 if one is missed, 2 without what --again
+    names, 130 if interrupted.
+    """
     options = parse(arguments)
     plan = plan_of(options)
     signal.signal(signal.SIGTERM, stop)
     begin = monotonic()
+    kept_about: dict[str, str] = {}
+    kept: dict[str, Outcome] = {}
+    if options.again is not None:
+        try:
+            kept_about, kept = report.read(options.again)
+        except (OSError, ValueError) as error:
+            print(f"--again: {error}", file=sys.stderr)
+            return 2
+        if not options.only:
+            return publish(options.again, kept_about, kept)
     warning = machine.warning()
     if warning:
         print(f"note: {warning}", file=sys.stderr)
@@ -131,8 +154,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
     about["rounds"] = f"{plan.many} of fastgw, nginx, HAProxy; {plan.few} of the others"
     about["took"] = f"{(monotonic() - begin) / 60:.1f} minutes"
     about.update({f"not measured: {name}": why for name, why in missing.items()})
+    if options.again is not None:
+        kept_about |= {f"measured again, {about['date']}": ", ".join(outcomes)}
+        return publish(options.again, kept_about, in_order({**kept, **outcomes}))
     is_whole = not options.quick and options.only is None and options.peers is None and options.rounds is None
-    directory = options.output or (RESULTS if is_whole else RESULTS / "partial")
+    return publish(options.output or (RESULTS if is_whole else RESULTS / "partial"), about, outcomes)
+
+
+def in_order(outcomes: Mapping[str, Outcome]) -> dict[str, Outcome]:
+    return {name: outcomes[name] for name in (*WORKLOADS, *outcomes) if name in outcomes}
+
+
+def publish(directory: Path, about: Mapping[str, str], outcomes: Mapping[str, Outcome]) -> int:
+    """Write tables and pictures; returns what ``main`` does."""
+    directory = directory.resolve()
     titles = {peer.name: peer.title for peer in PEERS} | {"direct": "direct, no gateway"}
     try:
         drawn = plots.draw(directory, outcomes, titles)

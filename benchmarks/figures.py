@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from statistics import median
 from typing import Any
 
@@ -51,6 +51,18 @@ class Outcome:
     def ratio(self, peer: str, base: str = BASE, metric: str | None = None) -> float | None:
         return ratio(self.rounds(peer, metric), self.rounds(base, metric))
 
+    @classmethod
+    def from_json(cls, kept: Mapping[str, Any]) -> Outcome:
+        """The outcome of which ``to_json`` made this. Raises KeyError and TypeError for what is not one."""
+        metrics = tuple(Metric(**metric) for metric in kept["metrics"])
+        found = cls(kept["workload"], kept["title"], metrics, kept["note"], kept["compares"])
+        for peer, columns in kept["peers"].items():
+            for key, column in columns.items():
+                for number, value in column["rounds"].items():
+                    found.add(peer, int(number), {key: value})
+        found.skipped.update(kept["skipped"])
+        return found
+
     def to_json(self) -> dict[str, Any]:
         peers = {}
         for peer, metrics in self.values.items():
@@ -67,9 +79,8 @@ class Outcome:
             "workload": self.workload,
             "title": self.title,
             "note": self.note,
-            "metrics": [
-                {"key": metric.key, "title": metric.title, "unit": metric.unit} for metric in self.metrics
-            ],
+            "compares": self.compares,
+            "metrics": [asdict(metric) for metric in self.metrics],
             "peers": peers,
             "skipped": self.skipped,
         }

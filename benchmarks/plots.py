@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
 from .figures import Metric, Outcome, median_of, range_of
+from .report import number
 
 OURS, OTHERS, FLOOR = "#c2410c", "#64748b", "#cbd5e1"
 PICTURES: dict[str, Sequence[str]] = {
@@ -30,6 +32,10 @@ SHORT = {
 }
 
 
+COLUMNS = 2  # as wide as a page shows them: four in a row would be too small to read
+FAR = 5  # a bar that is so many times the next one would press all others flat: it is cut
+
+
 def draw(directory: Path, outcomes: Mapping[str, Outcome], titles: Mapping[str, str]) -> list[str]:
     """Write the pictures whose workloads were measured; returns their names.
 
@@ -49,10 +55,15 @@ def draw(directory: Path, outcomes: Mapping[str, Outcome], titles: Mapping[str, 
         ]
         if not found:
             continue
-        figure, axes = pyplot.subplots(1, len(found), figsize=(4.2 * len(found), 3.2), squeeze=False)
-        for axis, outcome in zip(axes[0], found, strict=True):
-            _bars(axis, outcome, titles)
-        figure.tight_layout()
+        columns = min(COLUMNS, len(found))
+        rows = -(-len(found) // columns)
+        figure, axes = pyplot.subplots(rows, columns, figsize=(4.8 * columns, 2.9 * rows), squeeze=False)
+        for axis, outcome in zip_longest(axes.flat, found):
+            if outcome is None:
+                axis.set_axis_off()
+            else:
+                _bars(axis, outcome, titles)
+        figure.tight_layout(h_pad=1.5, w_pad=1.5)
         directory.mkdir(parents=True, exist_ok=True)
         figure.savefig(directory / f"{name}.svg", metadata={"Date": None})
         pyplot.close(figure)
@@ -62,28 +73,40 @@ def draw(directory: Path, outcomes: Mapping[str, Outcome], titles: Mapping[str, 
     return drawn
 
 
+def longest_whole(middles: Iterable[float]) -> float:
+    """The longest bar that is drawn whole: of the longer half, those after a leap by ``FAR`` are not."""
+    known = sorted(middles)
+    for place in range(max(1, len(known) // 2), len(known)):
+        if known[place] > FAR * known[place - 1]:
+            return known[place - 1]
+    return known[-1] if known else 0.0
+
+
 def _bars(axis: Any, outcome: Outcome, titles: Mapping[str, str]) -> None:
-    """One bar per peer with the range of its rounds, the cheapest on top."""
+    """One bar per peer with the range of its rounds, the cheapest on top. A bar too long for it is cut."""
     metric: Metric = outcome.metrics[0]
     known = [peer for peer in outcome.values if outcome.rounds(peer)]
     middles = {peer: median_of(outcome.rounds(peer).values()) or 0.0 for peer in known}
     known.sort(key=lambda peer: -middles[peer])
+    longest = longest_whole(middles.values())
+    tops = [max(outcome.rounds(peer).values()) for peer in known if middles[peer] <= longest]
+    end = 1.2 * max(tops, default=0.0) or 1.0
+    axis.set_xlim(0, end)
     for place, peer in enumerate(known):
         low, high = range_of(outcome.rounds(peer).values()) or (0.0, 0.0)
-        color = OURS if peer == "fastgw" else FLOOR if peer == "relay" else OTHERS
-        axis.barh(place, middles[peer], color=color, height=0.7)
-        axis.plot([low, high], [place, place], color="black", linewidth=1)
-        label = f" {middles[peer]:,.{metric.digits}f}".replace(",", " ")
-        axis.text(max(high, middles[peer]), place, label, va="center", fontsize=8)
-    axis.set_yticks(range(len(known)), [titles.get(peer, peer) for peer in known], fontsize=8)
-    values = [value for value in middles.values() if value > 0]
-    if values and max(values) > 30 * min(values):
-        axis.set_xscale("log")
-        axis.set_xlim(right=max(values) * 6)
-    elif values:
-        axis.set_xlim(0, max(values) * 1.3)
-    axis.set_title(SHORT.get(outcome.workload, outcome.workload), fontsize=10)
-    axis.set_xlabel(f"{metric.title}, {metric.unit}", fontsize=8)
-    axis.tick_params(axis="x", labelsize=8)
+        label = number(middles[peer], metric.digits)
+        if middles[peer] > longest:
+            axis.barh(place, end, color=OTHERS, height=0.7)
+            label, edge, side, color = f"{label}, off the scale \N{RIGHTWARDS ARROW} ", end, "right", "white"
+        else:
+            ours = OURS if peer == "fastgw" else FLOOR if peer == "relay" else OTHERS
+            axis.barh(place, middles[peer], color=ours, height=0.7)
+            axis.plot([low, high], [place, place], color="black", linewidth=1)
+            label, edge, side, color = f" {label}", max(high, middles[peer]), "left", "black"
+        axis.text(edge, place, label, va="center", ha=side, color=color, fontsize=9)
+    axis.set_yticks(range(len(known)), [titles.get(peer, peer) for peer in known], fontsize=9)
+    axis.set_title(SHORT.get(outcome.workload, outcome.workload), fontsize=11)
+    axis.set_xlabel(f"{metric.title}, {metric.unit}", fontsize=9)
+    axis.tick_params(axis="x", labelsize=9)
     for side in ("top", "right"):
         axis.spines[side].set_visible(False)

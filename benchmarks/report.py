@@ -79,7 +79,7 @@ def verdicts_to_markdown(found: Sequence[Verdict]) -> str:
         rows.append(
             [
                 target.title,
-                f"<= {number(target.must, target.digits)}{unit}",
+                f"<= {number(target.must, target.digits)}{unit}" if target.must is not None else "",
                 f"<= {number(target.aim, target.digits)}{unit}" if target.aim is not None else "",
                 number(verdict.measured, target.digits) + (unit if verdict.measured is not None else ""),
                 verdict.word,
@@ -129,6 +129,20 @@ def to_json(machine: Mapping[str, str], outcomes: Mapping[str, Outcome]) -> dict
         "targets": rows,
         "workloads": [outcome.to_json() for outcome in outcomes.values()],
     }
+
+
+def read(directory: Path) -> tuple[dict[str, str], dict[str, Outcome]]:
+    """(machine, outcomes) of the ``report.json`` that ``write`` left there.
+
+    Raises:
+        OSError, ValueError: there is none, or it is of another version.
+    """
+    kept = json.loads((directory / "report.json").read_text())
+    try:
+        outcomes = [Outcome.from_json(each) for each in kept["workloads"]]
+        return dict(kept["machine"]), {outcome.workload: outcome for outcome in outcomes}
+    except (KeyError, TypeError) as error:
+        raise ValueError(f"report.json of another version: {error}") from error
 
 
 def write(

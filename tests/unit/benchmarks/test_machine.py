@@ -1,11 +1,12 @@
 """What a report says of the machine, and how the command line is read."""
 
 import re
+from pathlib import Path
 
 import pytest
 
 from benchmarks import machine
-from benchmarks.__main__ import parse, plan_of
+from benchmarks.__main__ import main, parse, plan_of
 from benchmarks.upstreams import ANSWER
 
 
@@ -42,3 +43,15 @@ def test_mistake_on_the_command_line_is_refused(
 def test_answer_of_the_upstream_has_the_size_that_is_said() -> None:
     assert 430 <= len(ANSWER) <= 470
     assert "'" not in ANSWER and "$" not in ANSWER  # nginx would read them
+
+
+@pytest.mark.parametrize("more", [["--quick"], ["--output", "x"]])
+def test_again_writes_to_where_it_reads(more: list[str]) -> None:
+    assert parse(["--again", "x"]).only == []
+    with pytest.raises(SystemExit):
+        parse(["--again", "x", *more])
+
+
+def test_again_without_a_report_says_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--again", str(tmp_path)]) == 2
+    assert "report.json" in capsys.readouterr().err

@@ -3,8 +3,10 @@
 import json
 from pathlib import Path
 
+import pytest
+
 from benchmarks.figures import Metric, Outcome
-from benchmarks.report import number, outcome_to_markdown, rows_to_markdown, to_markdown, write
+from benchmarks.report import number, outcome_to_markdown, read, rows_to_markdown, to_markdown, write
 
 TITLES = {"fastgw": "fastgw", "nginx": "nginx", "envoy": "Envoy"}
 
@@ -88,3 +90,24 @@ def test_files_are_written(tmp_path: Path) -> None:
         "measured": 0.9,
         "verdict": "aim",
     }
+
+
+def test_what_was_written_is_read_again(tmp_path: Path) -> None:
+    found = outcome()
+    found.compares = False
+    write(tmp_path, {"processor": "x"}, {"plain": found}, TITLES)
+    assert read(tmp_path) == ({"processor": "x"}, {"plain": found})
+
+
+@pytest.mark.parametrize("text", ["", "{}", '{"machine": {}, "workloads": [{"workload": "plain"}]}'])
+def test_report_of_another_version_is_refused(tmp_path: Path, text: str) -> None:
+    (tmp_path / "report.json").write_text(text)
+    with pytest.raises(ValueError):
+        read(tmp_path)
+
+
+def test_row_without_a_must_is_empty_there() -> None:
+    found = Outcome("selection", "Selection", (Metric("cython_attempt", "attempt", "ns", 0),))
+    found.add("10 nodes", 0, {"cython_attempt": 44.0})
+    row = next(line for line in to_markdown({}, {"selection": found}, {}).splitlines() if "44 ns" in line)
+    assert [cell.strip() for cell in row.split("|")[2:-1]] == ["", "", "44 ns", "-"]
