@@ -155,7 +155,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     about["took"] = f"{(monotonic() - begin) / 60:.1f} minutes"
     about.update({f"not measured: {name}": why for name, why in missing.items()})
     if options.again is not None:
-        kept_about |= {f"measured again, {about['date']}": ", ".join(outcomes)}
+        note = f"measured again, {about['date']}"
+        before = [name for name in kept_about.get(note, "").split(", ") if name]
+        kept_about[note] = ", ".join(dict.fromkeys([*before, *outcomes]))
         return publish(options.again, kept_about, in_order({**kept, **outcomes}))
     is_whole = not options.quick and options.only is None and options.peers is None and options.rounds is None
     return publish(options.output or (RESULTS if is_whole else RESULTS / "partial"), about, outcomes)
