@@ -27,7 +27,7 @@ from .metrics import Recorder
 from .proxy.answering import Answering
 from .proxy.exchanges import Exchanges
 from .proxy.phases import Dispatcher
-from .server import Address, Server, Ticker
+from .server import Address, Certificate, Server, Ticker
 from .shared_state import SharedState
 from .wire.client_connection import ClientConnection, Listener
 from .wire.head import Limits, RequestHead
@@ -107,6 +107,7 @@ class Gateway:
         self.generation: Generation | None = None
         self.dispatcher: Dispatcher | None = None
         self.listener: Listener | None = None
+        self.certificate: Certificate | None = None
         self.ticker: Ticker | None = None
         self._background: set[asyncio.Task[None]] = set()
         self._retired_pools: list[Pool] = []
@@ -150,9 +151,14 @@ class Gateway:
             keepalive_s=process.keepalive_s,
         )
         listen = process.listen or self.settings.listen
+        if (tls := process.tls) is not None:
+            self.certificate = Certificate(tls.certificate, tls.key, tls.min_version)
         try:
             for text in listen:
-                self.addresses.append(await self.server.listen(Address.parse(text), self.listener))
+                address = await self.server.listen(
+                    Address.parse(text), self.listener, certificate=self.certificate
+                )
+                self.addresses.append(address)
         except BaseException:
             self.server.stop_accepting()
             self.resolver.close()
@@ -289,6 +295,9 @@ class Gateway:
         """Build a configuration beside the running one, then swap. Raises ConfigError."""
         old = self.generation
         assert old is not None and self.dispatcher is not None and self._builder is not None
+        tls = config.process.tls
+        if tls is not None:
+            Certificate.check(tls.certificate, tls.key)
         generation = self._builder.build(config, old, number=number or old.number + 1)
         self.recorder.register(route.plan for route in generation.table.routes)
         self.generation = generation
@@ -297,6 +306,10 @@ class Gateway:
         fixed = ("listen", "admin", "max_connections", "max_head_bytes", "max_fields", "keepalive_s")
         if changed := [n for n in fixed if getattr(config.process, n) != getattr(self._config.process, n)]:
             logger.warning("changed, and in force after a restart only: %s", ", ".join(changed))
+        if (self.certificate is None) != (tls is None):
+            logger.warning("fastgw.tls was added or taken out: that is in force after a restart only")
+        elif self.certificate is not None and tls is not None:
+            self.certificate.load(tls.certificate, tls.key, tls.min_version)
         self._config = config
         process = config.process
         self.exchanges.hold_body_bytes = process.hold_body_bytes

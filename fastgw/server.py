@@ -8,6 +8,7 @@ import logging
 import os
 import signal
 import socket
+import ssl
 import stat
 import sys
 from collections.abc import Callable, Iterable
@@ -15,7 +16,7 @@ from dataclasses import dataclass
 from time import monotonic
 from typing import Any
 
-from .errors import FastgwError
+from .errors import ConfigError, FastgwError
 from .wire.client_connection import Listener
 
 logger = logging.getLogger("fastgw.server")
@@ -27,6 +28,52 @@ SEND_BUFFER_BYTES = 128 * 1024  # of one client connection in the kernel, or a s
 
 class ListenFailed(FastgwError):
     """A listening socket could not be made; the message names the address and the reason."""
+
+
+_TLS_VERSIONS = {"1.2": ssl.TLSVersion.TLSv1_2, "1.3": ssl.TLSVersion.TLSv1_3}
+
+
+class Certificate:
+    """What TLS listeners show: a certificate chain and its key, from PEM files.
+
+    Args:
+        least_version: "1.2" or "1.3".
+    Raises:
+        ConfigError: the files do not hold a chain and its key; the message names them.
+    """
+
+    HANDSHAKE_S = 5.0  # a client may take for its handshake
+    CLOSING_S = 5.0  # ... to answer our goodbye
+
+    def __init__(self, chain_file: str, key_file: str, least_version: str = "1.2") -> None:
+        self.context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        self.context.options |= ssl.OP_NO_RENEGOTIATION | ssl.OP_NO_COMPRESSION
+        self.context.set_alpn_protocols(["http/1.1"])
+        self.load(chain_file, key_file, least_version)
+
+    def load(self, chain_file: str, key_file: str, least_version: str = "1.2") -> None:
+        """Show these from the next handshake on. Raises ConfigError, and then shows what it did."""
+        self.check(chain_file, key_file)
+        self.context.minimum_version = _TLS_VERSIONS[least_version]
+        self.context.load_cert_chain(chain_file, key_file, password=_no_password)
+
+    @staticmethod
+    def check(chain_file: str, key_file: str) -> None:
+        """Raises ConfigError unless the files hold a chain and its key."""
+        try:
+            ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(
+                chain_file, key_file, password=_no_password
+            )
+        except (ssl.SSLError, OSError, ValueError) as error:
+            reason = getattr(error, "reason", None) or getattr(error, "strerror", None) or str(error)
+            reason = str(reason).replace("_", " ").lower()
+            raise ConfigError(
+                f"{chain_file} and {key_file} are no certificate chain and its key (PEM): {reason}"
+            ) from None
+
+
+def _no_password() -> str:
+    raise ValueError("the key is encrypted, and there is nobody to ask for its password")
 
 
 @dataclass(frozen=True, slots=True)
@@ -246,10 +293,18 @@ class Server:
     def listeners(self) -> list[Listener]:
         return [listening.listener for listening in self._listening]
 
-    async def listen(self, address: Address, listener: Listener, *, outlasts_drain: bool = False) -> Address:
+    async def listen(
+        self,
+        address: Address,
+        listener: Listener,
+        *,
+        outlasts_drain: bool = False,
+        certificate: Certificate | None = None,
+    ) -> Address:
         """Accept connections on an address; returns it with the port that was really taken.
 
         Args:
+            certificate: clients speak TLS.
             outlasts_drain: it goes on while the process drains, so that one can see it drain.
         Raises:
             ListenFailed: with the address and the reason.
@@ -259,12 +314,20 @@ class Server:
         if sock is None:
             sock = open_socket(address)
         loop = asyncio.get_running_loop()
+        options: dict[str, Any] = {}
+        if certificate is not None:
+            options = {
+                "ssl": certificate.context,
+                "ssl_handshake_timeout": certificate.HANDSHAKE_S,
+                "ssl_shutdown_timeout": certificate.CLOSING_S,
+            }
         if sock.family == socket.AF_UNIX:
             # The path is removed by who made it, not by every process that stops listening there.
-            options: dict[str, Any] = {"cleanup_socket": False} if sys.version_info >= (3, 13) else {}
+            if sys.version_info >= (3, 13):
+                options["cleanup_socket"] = False
             server = await loop.create_unix_server(listener.make_connection, sock=sock, **options)
         else:
-            server = await loop.create_server(listener.make_connection, sock=sock, backlog=BACKLOG)
+            server = await loop.create_server(listener.make_connection, sock=sock, backlog=BACKLOG, **options)
             if address.fd < 0:
                 address = Address(host=address.host, port=sock.getsockname()[1])
         self._listening.append(_Listening(server, listener, address, outlasts_drain, is_inherited))

@@ -48,7 +48,7 @@ def banner(config: Config, source: Source, started: Started, ink: Ink) -> str:
     lines = [f"fastgw {__version__}  profile {config.profile.value}", ""]
     if notice := _notice(config, source):
         lines += [ink.loud(line) for line in _boxed(notice)] + [""]
-    lines += [f"  listening on {ink.bold(url(address))}" for address in started.listen]
+    lines += [f"  listening on {ink.bold(url(address, scheme_of(config)))}" for address in started.listen]
     lines += _to_paste(config, source, started, ink)
     if source.is_simulated and started.control:
         lines += _to_break(started.control)
@@ -67,13 +67,18 @@ def banner(config: Config, source: Source, started: Started, ink: Ink) -> str:
 # --- Addresses --------------------------------------------------------------------------------
 
 
-def url(address: str) -> str:
+def url(address: str, scheme: str = "http") -> str:
     """An address as one can use it on this machine."""
     if address.startswith(("unix:", "fd:")):
         return address
     host, _, port = address.rpartition(":")
     host = {"0.0.0.0": "127.0.0.1", "[::]": "[::1]"}.get(host, host)
-    return f"http://{host}:{port}"
+    return f"{scheme}://{host}:{port}"
+
+
+def scheme_of(config: Config) -> str:
+    """What clients speak on the listening addresses."""
+    return "http" if config.process.tls is None else "https"
 
 
 def _chat_route(config: Config) -> tuple[RouteConfig, str] | None:
@@ -126,9 +131,12 @@ def _to_paste(config: Config, source: Source, started: Started, ink: Ink) -> lis
     is_deepseek_first = _first_provider(route.upstream) == "deepseek"
     model = "deepseek-flash" if is_deepseek_first else "gpt-4o-mini"
     body = f'{{"model": "{model}", "messages": [{{"role": "user", "content": "Hello"}}]}}'
-    socket, base = "", url(address)
+    socket, base = "", url(address, scheme_of(config))
     if address.startswith("unix:"):
-        socket, base = f"--unix-socket {shlex.quote(address.removeprefix('unix:'))} ", "http://localhost"
+        socket, base = (
+            f"--unix-socket {shlex.quote(address.removeprefix('unix:'))} ",
+            f"{scheme_of(config)}://localhost",
+        )
     lines = [""]
     if not socket:
         key = "unused" if is_open and not route.passthrough else "<your key>"

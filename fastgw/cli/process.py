@@ -24,7 +24,7 @@ from fastgw._version import __version__
 from fastgw.access_log import AccessLog
 from fastgw.admin import Admin, AdminRefused
 from fastgw.cli import logs
-from fastgw.cli.banner import Ink, Started, banner, process_warnings, url
+from fastgw.cli.banner import Ink, Started, banner, process_warnings, scheme_of, url
 from fastgw.cli.exposure import refuse_exposure
 from fastgw.cli.options import Exit
 from fastgw.cli.overrides import OFF, Overrides
@@ -344,7 +344,7 @@ def announce(config: Config, source: Source, started: Started) -> None:
     if config.process.log_format == "json":
         fields: dict[str, Any] = {
             "version": __version__,
-            "listen": [url(address) for address in started.listen],
+            "listen": [url(address, scheme_of(config)) for address in started.listen],
             "admin": url(started.admin) if started.admin else None,
             "config": config.file,
             "profile": config.profile.value,

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import re
+import stat
 from pathlib import Path as FilePath
 from typing import Any
 
@@ -28,6 +29,7 @@ from fastgw.config.model import (
     ProcessConfig,
     Profile,
     Timeouts,
+    TlsConfig,
     UpstreamConfig,
 )
 from fastgw.config.problems import Path, Report, path_text, shown
@@ -444,7 +446,17 @@ class Builder:
                     self.error((*path, "connect_to", index), str(error))
         taken["connect_to"] = tuple(connections)
         taken["ca_file"] = self._file(values, "ca_file", path)
+        taken["tls"] = self._tls(taken.pop("tls", None), (*path, "tls"))
         return ProcessConfig(**taken)
+
+    def _tls(self, values: Values | None, path: Path) -> TlsConfig | None:
+        """The listeners' certificate; whether it is one is seen when it is loaded."""
+        if not values:
+            return None
+        certificate, key = (self._file(values, name, path) for name in ("certificate", "key"))
+        if key and os.access(key, os.R_OK) and os.stat(key).st_mode & (stat.S_IRGRP | stat.S_IROTH):
+            self.warning((*path, "key"), "others on this machine may read this file", "chmod 600")
+        return TlsConfig(certificate or "", key or "", str(values.get("min_version", "1.2")))
 
     def _address(self, text: str, path: Path) -> str | None:
         try:

@@ -190,6 +190,15 @@ class ConsumerConfig:
 
 
 @dataclass(frozen=True, slots=True)
+class TlsConfig:
+    """What the listeners show to clients that speak TLS: PEM files, and the least version."""
+
+    certificate: str
+    key: str
+    min_version: str = "1.2"
+
+
+@dataclass(frozen=True, slots=True)
 class ProcessConfig:
     """The top-level ``fastgw:`` object: settings of the process, not of a route."""
 
@@ -201,6 +210,7 @@ class ProcessConfig:
     access_log: str | None = None
     log_level: str | None = None
     log_format: str | None = None
+    tls: TlsConfig | None = None
     ca_file: str | None = None
     connect_to: tuple[tuple[str, int, str, int], ...] = ()  # "" and 0: any, or unchanged
     dead_reprobe_s: float = 60.0

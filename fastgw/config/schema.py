@@ -509,6 +509,23 @@ _PROCESS = _object(
         "access_log": _text('file of the access log, "-" for standard output, or off', high=4096),
         "log_level": _choice("debug", "info", "warning", "error", description="least level of messages"),
         "log_format": _choice("text", "json", description="form of messages and of the access log"),
+        "tls": _object(
+            {
+                "certificate": _text(
+                    "PEM file: the certificate, and those between it and its root", high=4096
+                ),
+                "key": _text("PEM file: the certificate's key, not encrypted", high=4096),
+                "min_version": {
+                    "type": ["string", "number"],
+                    "enum": ["1.2", "1.3", 1.2, 1.3],
+                    "x-expected": "1.2 or 1.3",
+                    "description": "least version of TLS",
+                    "default": "1.2",
+                },
+            },
+            required=("certificate", "key"),
+            description="clients speak TLS on every address of listen",
+        ),
         "ca_file": _text("certificates to trust instead of the system's, for all nodes", high=4096),
         "connect_to": _list(
             {"type": "string", "maxLength": 1024, "x-expected": "HOST:PORT:HOST2:PORT2"},
@@ -542,7 +559,7 @@ _ADC_FILE = _object(
     {
         "services": _list(_ref("adc_service"), description="what is served"),
         "consumers": _list(_ref("adc_consumer"), description="the clients that have keys"),
-        "ssls": _only_empty("certificates of the listener are not supported yet"),
+        "ssls": _only_empty("a listener's certificate is written as fastgw: {tls: {...}}"),
         "consumer_groups": _only_empty(),
         "global_rules": _only_empty(),
         "plugin_metadata": _only_empty(),
@@ -616,7 +633,7 @@ _APISIX_FILE = _object(
         "consumer_groups": _only_empty(),
         "global_rules": _only_empty(),
         "plugin_metadata": _only_empty(),
-        "ssls": _only_empty("certificates of the listener are not supported yet"),
+        "ssls": _only_empty("a listener's certificate is written as fastgw: {tls: {...}}"),
         "stream_routes": _only_empty("TCP and UDP routes are not supported"),
         "protos": _only_empty("gRPC transcoding is not supported"),
         "secrets": _only_empty("secret managers are not supported yet"),

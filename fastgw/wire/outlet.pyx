@@ -37,13 +37,15 @@ cdef class Outlet:
     The owner says so when the connection is ``lost``: the descriptor may be another's then.
 
     Args:
-        transport: of a connected socket; without one that it names, everything goes through it.
+        transport: of a connected socket; without one that it names, or with TLS over it, everything
+            goes through the transport.
     """
 
     def __init__(self, transport):
         sock = transport.get_extra_info("socket")
         self.transport = transport
-        self.fd = -1 if sock is None else sock.fileno()
+        is_plain = sock is not None and transport.get_extra_info("sslcontext") is None
+        self.fd = sock.fileno() if is_plain else -1
 
     cpdef write(self, bytes data):
         """Send bytes, in order; what the socket does not take now waits in the transport."""
