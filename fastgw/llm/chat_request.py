@@ -317,16 +317,21 @@ def write_over(document: Document, options: Mapping[str, Any], changes: list[str
 def write_limit(document: Document, limit: int, dialect: Dialect, changes: list[str]) -> None:
     """Write the limit of an answer under the name that the dialect, or the kind of request, has for it."""
     name = dialect.max_tokens or "max_tokens"
-    if "messages" not in document:
-        name = "max_tokens" if "prompt" in document else "max_output_tokens"
-        if name == "max_output_tokens" and "input" not in document:
-            return
-    elif dialect.max_tokens is None and "max_completion_tokens" in document:
-        name = "max_completion_tokens"
-    other = "max_completion_tokens" if name == "max_tokens" else "max_tokens"
+    other = None
+    if "messages" in document:
+        if dialect.max_tokens is None and "max_completion_tokens" in document:
+            name = "max_completion_tokens"
+        other = "max_completion_tokens" if name == "max_tokens" else "max_tokens"
+    elif "prompt" in document:
+        name = "max_tokens"
+    elif "input" in document:
+        name = "max_output_tokens"
+    else:
+        return
     if document.get(name) == limit and other not in document:
         return
-    document.pop(other, None)
+    if other is not None:
+        document.pop(other, None)
     document[name] = limit
     changes.append(name)
 
