@@ -14,6 +14,7 @@ COMPILED = (
     "fastgw/balancing/retry.py",
     "fastgw/balancing/upstream.py",
     "fastgw/routing.py",
+    "fastgw/llm/adapter.py",
     "fastgw/llm/body.py",
     "fastgw/llm/sse.py",
     "fastgw/wire/head.pyx",

@@ -92,6 +92,12 @@ class ClientTimeout(ClientError):
     closes = True
 
 
+class NoNodeFits(ClientError):
+    """No provider of this route can take a request of this kind."""
+
+    code = "unsupported_by_providers"
+
+
 class NoRoute(ClientError):
     """No route matches this method, host and path."""
 

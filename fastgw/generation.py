@@ -31,7 +31,9 @@ from .config.model import (
     UpstreamConfig,
 )
 from .errors import ConfigError
-from .llm.dialect import DIALECTS, ModelMap
+from .llm.adapter import Adapter
+from .llm.dialect import DIALECTS, Dialect
+from .llm.model_map import ModelMap
 from .plugins.key_auth import KeyAuth
 from .plugins.proxy_rewrite import ProxyRewrite
 from .proxy.plan import NodeLink, RoutePlan
@@ -53,13 +55,14 @@ CREDENTIALS = (
     b"openai-organization",
     b"openai-project",
 )
-# What of it goes to an LLM provider at all.
+# The same, of what an LLM provider gets with ``passthrough``. A cookie is for the gateway's own host.
+LLM_CREDENTIALS = (b"authorization", b"api-key", b"x-api-key", b"x-goog-api-key")
+# What of it goes to any LLM provider at all; its dialect may know more.
 LLM_REQUEST_FIELDS = (
     b"accept",
     b"accept-language",
     b"content-type",
     b"idempotency-key",
-    b"openai-beta",
     b"traceparent",
     b"tracestate",
     b"user-agent",
@@ -373,20 +376,25 @@ class Builder:
             # The gateway reads the answer's events, so it must not be compressed.
             sent.append((b"accept-encoding", b"identity"))
             drop.add(b"accept-encoding")
-            keep = LLM_REQUEST_FIELDS + (CREDENTIALS if passthrough else ())
+            dialect = DIALECTS[node.provider or "openai-compatible"]
+            keep = LLM_REQUEST_FIELDS + dialect.fields
+            if passthrough:
+                keep += LLM_CREDENTIALS + dialect.credentials
             if self.forwards_simulator_fields:
                 keep += (b"x-sim-*",)
         host = rewritten_host if upstream.pass_host == "pass" else host_for(node, upstream)
+        adapter = adapter_for(node)
+        prefix_path = DIALECTS[node.provider].prefix_path if node.provider and adapter.takes("prefix") else ""
         return NodeLink(
             built.upstream.nodes[position],
             built.pools[position],
             RequestTemplate(host, sent, drop, keep),
             position=position,
             provider=node.provider,
-            models=ModelMap(node.models) if node.models else None,
+            adapter=adapter,
             query=urlencode(node.auth_query).encode(),
             auth_names=auth_names,
-            prefix_target=DIALECTS[node.provider].prefix_path.encode() if node.provider else b"",
+            prefix_target=prefix_path.encode(),
         )
 
     @staticmethod
@@ -428,6 +436,21 @@ class Builder:
 
 
 # --- From configuration values to policies ----------------------------------------------------
+
+
+def dialect_of(node: NodeConfig) -> Dialect:
+    """How a node is spoken to; one whose dialect nobody knows gets what is asked."""
+    return DIALECTS[node.dialect or "openai-compatible"]
+
+
+def adapter_for(node: NodeConfig) -> Adapter:
+    """What is done to the requests of a node."""
+    return Adapter(
+        dialect_of(node),
+        ModelMap(node.models) if node.models else None,
+        strict=node.strict,
+        capabilities=dict(node.capabilities),
+    )
 
 
 def is_ip(host: str) -> bool:

@@ -196,6 +196,7 @@ COUNTED = (
 READ = (NODE_UP, NODE_EJECTED, NODE_COOLING, BACKUP_READY, RELOAD_SUCCESSFUL, BUILD_INFO)
 
 _SUCCEEDED = "succeeded"
+_MISFIT = "misfit"  # the record of a node that cannot take the request: no attempt
 # A rate sees no first event of a series that was not there before it. Pairs of more nodes than
 # this would be too many series to have ready.
 MAX_PAIRED = 8
@@ -372,6 +373,8 @@ class Recorder:
             self.metrics.add(series.succeeded)
         else:
             self.metrics.add(self._outcome(series, record[1]))
+            if record[1] == _MISFIT:
+                return  # nothing was sent that could have taken any time
         self.metrics.observe(series.duration, record[3])
 
     def _outcome(self, series: LinkSeries, outcome: str) -> int:
@@ -391,6 +394,8 @@ class Recorder:
         before = None
         for record in exchange.records:
             self._attempt(links.get(record[0]), record)
+            if record[1] == _MISFIT:
+                continue
             if before is not None:
                 self._count(RETRIES, upstream, before[1])
                 if before[0] != record[0]:

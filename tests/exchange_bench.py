@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import orjson
@@ -14,7 +14,8 @@ from fastgw.balancing.deadlines import Deadlines
 from fastgw.balancing.health import HealthPolicy
 from fastgw.balancing.upstream import Upstream
 from fastgw.errors import ClientError, NodeError
-from fastgw.llm.dialect import ModelMap
+from fastgw.llm.adapter import Adapter
+from fastgw.llm.dialect import DIALECTS, ModelMap
 from fastgw.proxy import exchange as exchange_module
 from fastgw.proxy.exchange import Exchange
 from fastgw.proxy.exchanges import Exchanges
@@ -30,6 +31,7 @@ from fastgw.wire.pool import Pool
 BODY = b'{"model":"gpt-4o","messages":[]}'
 STREAM_BODY = b'{"model":"gpt-4o","stream":true,"messages":[]}'
 PATH = "/v1/chat/completions"
+COMPATIBLE = DIALECTS["openai-compatible"]
 
 
 class Clock:
@@ -113,6 +115,7 @@ class Bench:
         is_llm: bool = True,
         deadlines: Deadlines | None = None,
         models: Iterable[tuple[str, str]] = (),
+        adapters: Sequence[Adapter | None] = (),
         health: HealthPolicy | None = None,
         limits: dict[str, int] | None = None,
         **plan: Any,
@@ -140,7 +143,11 @@ class Bench:
                         node.name.encode(), [(b"authorization", b"Bearer " + node.name.encode())]
                     ),
                     position=position,
-                    models=ModelMap(tuple(models)) if models and position else None,
+                    adapter=adapters[position]
+                    if position < len(adapters)
+                    else Adapter(COMPATIBLE, ModelMap(tuple(models)))
+                    if models and position
+                    else None,
                 )
             )
         self.plan = RoutePlan(

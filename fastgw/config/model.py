@@ -116,10 +116,13 @@ class NodeConfig:
     weight: int = 1
     priority: int = 0
     name: str = ""  # "host:port" when the file gives none
-    provider: str | None = None  # the dialect; known hosts imply it
+    provider: str | None = None  # known hosts imply it
+    dialect: str | None = None  # the provider its requests are adapted to; None: they stay as they are
     auth_headers: tuple[tuple[str, str], ...] = field(default=(), repr=False)
     auth_query: tuple[tuple[str, str], ...] = field(default=(), repr=False)
     models: tuple[tuple[str, str | None], ...] = ()  # (glob, model) in written order; None: as asked
+    capabilities: tuple[tuple[str, bool], ...] = ()  # over what its provider is known for
+    strict: bool = False  # gets no request whose meaning would have to be altered for it
     timeout: Timeouts | None = None
     max_in_flight: int = 0  # 0: no limit
     ca_file: str | None = None

@@ -19,6 +19,17 @@ Schema = dict[str, Any]
 
 METHODS: Final = ("GET", "POST", "PUT", "DELETE", "PATCH", "HEAD", "OPTIONS", "CONNECT", "TRACE", "PURGE")
 PROVIDERS: Final = ("openai", "deepseek", "openai-compatible")
+CAPABILITIES: Final = {
+    "images": "pictures in messages",
+    "audio": "sound in messages and answers",
+    "files": "files in messages",
+    "embeddings": "the endpoint for embeddings",
+    "tools": "tools",
+    "json_schema": "answers by a JSON schema; false: it is asked for JSON, and told the schema",
+    "n": "several answers to one request",
+    "logprobs": "probabilities of tokens",
+    "prefix": "going on with a message that was begun",
+}
 MAX_NODES: Final = 1024  # what one selector takes
 
 
@@ -228,6 +239,13 @@ def _node() -> Schema:
                 "maxProperties": 1000,
                 "description": "asked model (a glob) -> model of this node; null: as asked",
             },
+            "capabilities": _object(
+                {name: _flag(text) for name, text in CAPABILITIES.items()},
+                description="what it can take, where that is not as its provider is known for",
+            ),
+            "strict": _flag(
+                "it gets no request that would have to lose some of its meaning on the way", default=False
+            ),
             "timeout": _ref("timeout"),
             "max_in_flight": _integer(0, 1_000_000, "requests at a time; 0: no limit", default=0),
             "ca_file": _text("certificates to trust for this node instead of the system's", high=4096),

@@ -7,6 +7,7 @@ steps over: on valid JSON it agrees with a full parser, and an invalid body is f
 refuse. Where parsers are known to differ (a key given twice) it says so instead of choosing.
 """
 
+from enum import IntFlag
 from typing import Any
 
 import orjson
@@ -19,6 +20,43 @@ BROKEN_OFF = "insufficient_system_resource"
 _MAX_DEPTH = 64  # of brackets in brackets; a deeper body is not read (the bits of `shape`, too)
 
 
+class Trait(IntFlag):
+    """What is in a request body that some provider speaks differently, or cannot take.
+
+    A trait that is missing is surely not there. One that is set calls for a look: a text that is
+    just the word sets it too. Keys that every provider knows (``temperature``, ``stop`` ...) set none.
+    A name that is written with escapes inside ``messages`` or ``tools`` is not recognised: no
+    encoder writes one.
+    """
+
+    # Keys of the top level
+    MESSAGES = 1 << 0  # it is a chat
+    MAX_TOKENS = 1 << 1
+    THINKING = 1 << 2
+    REASONING_EFFORT = 1 << 3
+    RESPONSE_FORMAT = 1 << 4
+    TOOLS = 1 << 5
+    TOOL_CHOICE = 1 << 6  # other than "auto" and "none"
+    LOGPROBS = 1 << 7
+    USER_ID = 1 << 8
+    STREAM_OPTIONS = 1 << 9  # other than include_usage
+    FOREIGN = 1 << 10  # any other
+    # Strings anywhere inside the messages and the tools
+    DEVELOPER = 1 << 11
+    REASONING_CONTENT = 1 << 12
+    TOOL_CALLS = 1 << 13
+    IMAGE = 1 << 14
+    AUDIO = 1 << 15
+    FILE = 1 << 16
+    FUNCTION_CALL = 1 << 17
+    PREFIX = 1 << 18
+    STRICT = 1 << 19
+    CUSTOM = 1 << 20
+
+
+EVERY_TRAIT = Trait((1 << 21) - 1)
+
+
 class BodyFacts:
     """What a request body says of itself at its top level.
 
@@ -29,6 +67,7 @@ class BodyFacts:
             whoever decides by it must refuse the request.
         stream: is "stream" true?
         include_usage: does "stream_options" ask for the usage chunk?
+        traits: bits of `Trait`.
     """
 
     model: str | None
@@ -37,6 +76,7 @@ class BodyFacts:
     duplicate_model: bool
     stream: bool
     include_usage: bool
+    traits: int
 
     def __repr__(self) -> str:
         flags = "".join(
@@ -53,6 +93,7 @@ def _no_facts() -> BodyFacts:
     facts.duplicate_model = False
     facts.stream = False
     facts.include_usage = False
+    facts.traits = 0
     return facts
 
 
@@ -76,13 +117,22 @@ def scan(body: bytes) -> BodyFacts | None:
         if i < 0:
             return None
         name = _name_of(p, key, i - 1)
+        key_end = i - 1
         value = _skip_colon(p, i, end)
         if value < 0:
             return None
-        i = _skip_value(p, value, end)
+        if (name == _MESSAGES or name == _TOOLS) and p[value] == 0x5B:
+            i, marks = _skip_nested(p, value, end)
+            facts.traits |= marks & ~_IS_BROKEN_OFF
+        else:
+            i = _skip_value(p, value, end)
         if i < 0:
             return None
-        if name == _MODEL:
+        if name == _MESSAGES:
+            facts.traits |= _HAS_MESSAGES
+        elif name == _TOOLS:
+            facts.traits |= _HAS_TOOLS
+        elif name == _MODEL:
             facts.duplicate_model = has_model
             has_model = True
             facts.model = None
@@ -96,7 +146,11 @@ def scan(body: bytes) -> BodyFacts | None:
         elif name == _STREAM:
             facts.stream = p[value] == 0x74
         elif name == _STREAM_OPTIONS:
-            facts.include_usage = _asks_usage(body[value:i])
+            _read_stream_options(facts, body[value:i])
+        elif name == _MAX_TOKENS:
+            facts.traits |= _HAS_MAX_TOKENS
+        elif name == _NONE:
+            facts.traits |= _trait_of_key(p, key, key_end, value, i)
         i = _skip_space(p, i, end)
         if i >= end:
             return None
@@ -143,7 +197,7 @@ def answer_problem(body: bytes) -> str | None:
     if i >= end:
         return "empty"
     if p[i] == 0x5B:
-        i, is_marked = _skip_nested(p, i, end)
+        i, marks = _skip_nested(p, i, end)
         return None if i >= 0 and _skip_space(p, i, end) == end else "not_json"
     if p[i] != 0x7B:
         return "not_json"
@@ -166,8 +220,8 @@ def answer_problem(body: bytes) -> str | None:
         if value < 0:
             return "not_json"
         if p[value] == 0x5B:
-            i, is_marked = _skip_nested(p, value, end)
-            may_be_broken_off |= is_marked
+            i, marks = _skip_nested(p, value, end)
+            may_be_broken_off |= marks & _IS_BROKEN_OFF != 0
         else:
             i = _skip_value(p, value, end)
         if i < 0:
@@ -218,6 +272,37 @@ _ERROR = 4
 _CHOICES = 5
 _OUTPUT = 6  # output or data: what the other endpoints call their answer
 _OBJECT = 7
+_MESSAGES = 8
+_TOOLS = 9
+_MAX_TOKENS = 10
+_PLAIN = 11  # one that every provider knows
+
+# The traits as C integers.
+_HAS_MESSAGES = int(Trait.MESSAGES)
+_HAS_MAX_TOKENS = int(Trait.MAX_TOKENS)
+_HAS_THINKING = int(Trait.THINKING)
+_HAS_REASONING_EFFORT = int(Trait.REASONING_EFFORT)
+_HAS_RESPONSE_FORMAT = int(Trait.RESPONSE_FORMAT)
+_HAS_TOOLS = int(Trait.TOOLS)
+_HAS_TOOL_CHOICE = int(Trait.TOOL_CHOICE)
+_HAS_LOGPROBS = int(Trait.LOGPROBS)
+_HAS_USER_ID = int(Trait.USER_ID)
+_HAS_STREAM_OPTIONS = int(Trait.STREAM_OPTIONS)
+_HAS_FOREIGN = int(Trait.FOREIGN)
+_HAS_DEVELOPER = int(Trait.DEVELOPER)
+_HAS_REASONING_CONTENT = int(Trait.REASONING_CONTENT)
+_HAS_TOOL_CALLS = int(Trait.TOOL_CALLS)
+_HAS_IMAGE = int(Trait.IMAGE)
+_HAS_AUDIO = int(Trait.AUDIO)
+_HAS_FILE = int(Trait.FILE)
+_HAS_FUNCTION_CALL = int(Trait.FUNCTION_CALL)
+_HAS_PREFIX = int(Trait.PREFIX)
+_HAS_STRICT = int(Trait.STRICT)
+_HAS_CUSTOM = int(Trait.CUSTOM)
+_ALL_TRAITS = int(EVERY_TRAIT)
+_IS_BROKEN_OFF = 1 << 30  # beside the traits, of answers
+# A bit for each length that a word of `_mark_of` has.
+_MARK_SIZES = 1 << 4 | 1 << 5 | 1 << 6 | 1 << 9 | 1 << 10 | 1 << 11 | 1 << 13 | 1 << 17 | 1 << 28
 
 
 def _name_of(p: bytes, start: int, end: int) -> int:
@@ -228,6 +313,11 @@ def _name_of(p: bytes, start: int, end: int) -> int:
             return _MODEL
         if byte_search.is_word(p, start, b"error", 5):
             return _ERROR
+        if byte_search.is_word(p, start, b"tools", 5):
+            return _TOOLS
+    elif size == 8:
+        if byte_search.is_word(p, start, b"messages", 8):
+            return _MESSAGES
     elif size == 6:
         if byte_search.is_word(p, start, b"stream", 6):
             return _STREAM
@@ -241,6 +331,12 @@ def _name_of(p: bytes, start: int, end: int) -> int:
     elif size == 4:
         if byte_search.is_word(p, start, b"data", 4):
             return _OUTPUT
+    elif size == 10:
+        if byte_search.is_word(p, start, b"max_tokens", 10):
+            return _MAX_TOKENS
+    elif size == 11:
+        if byte_search.is_word(p, start, b"temperature", 11):
+            return _PLAIN
     elif size == 14:
         if byte_search.is_word(p, start, b"stream_options", 14):
             return _STREAM_OPTIONS
@@ -256,6 +352,88 @@ def _escaped_name_of(p: bytes, start: int, end: int) -> int:
     if name is not None and "\\" not in name and name.isascii():
         return _name_of(name.encode(), 0, len(name))
     return _NONE
+
+
+def _trait_of_key(p: bytes, start: int, end: int, value: int, value_end: int) -> int:
+    """Which trait is a key of the top level that `_name_of` does not know? Quotes excluded."""
+    size = end - start
+    if size == 11:
+        if byte_search.is_word(p, start, b"tool_choice", 11):
+            is_plain = value_end - value == 6 and (
+                byte_search.is_word(p, value, b'"auto"', 6) or byte_search.is_word(p, value, b'"none"', 6)
+            )
+            return 0 if is_plain else _HAS_TOOL_CHOICE
+    elif size == 5:
+        if byte_search.is_word(p, start, b"top_p", 5):
+            return 0
+    elif size == 4:
+        if byte_search.is_word(p, start, b"stop", 4):
+            return 0
+    elif size == 16:
+        if byte_search.is_word(p, start, b"presence_penalty", 16):
+            return 0
+        if byte_search.is_word(p, start, b"reasoning_effort", 16):
+            return _HAS_REASONING_EFFORT
+    elif size == 17:
+        if byte_search.is_word(p, start, b"frequency_penalty", 17):
+            return 0
+    elif size == 8:
+        if byte_search.is_word(p, start, b"thinking", 8):
+            return _HAS_THINKING
+        if byte_search.is_word(p, start, b"logprobs", 8):
+            return _HAS_LOGPROBS
+    elif size == 15:
+        if byte_search.is_word(p, start, b"response_format", 15):
+            return _HAS_RESPONSE_FORMAT
+    elif size == 12:
+        if byte_search.is_word(p, start, b"top_logprobs", 12):
+            return _HAS_LOGPROBS
+    elif size == 7 and byte_search.is_word(p, start, b"user_id", 7):
+        return _HAS_USER_ID
+    # Written with escapes it may be any of them.
+    return _ALL_TRAITS if byte_search.find(p, 0x5C, start, end) >= 0 else _HAS_FOREIGN
+
+
+def _mark_of(p: bytes, start: int, size: int) -> int:
+    """Which trait, or `_IS_BROKEN_OFF`, is a string inside an array? Quotes excluded."""
+    if size == 4:
+        if byte_search.is_word(p, start, b"file", 4):
+            return _HAS_FILE
+    elif size == 6:
+        if byte_search.is_word(p, start, b"prefix", 6):
+            return _HAS_PREFIX
+        if byte_search.is_word(p, start, b"strict", 6):
+            return _HAS_STRICT
+        if byte_search.is_word(p, start, b"custom", 6):
+            return _HAS_CUSTOM
+    elif size == 9:
+        if byte_search.is_word(p, start, b"developer", 9):
+            return _HAS_DEVELOPER
+        if byte_search.is_word(p, start, b"image_url", 9):
+            return _HAS_IMAGE
+    elif size == 10:
+        if byte_search.is_word(p, start, b"tool_calls", 10):
+            return _HAS_TOOL_CALLS
+        if byte_search.is_word(p, start, b"input_file", 10):
+            return _HAS_FILE
+    elif size == 11:
+        if byte_search.is_word(p, start, b"input_audio", 11):
+            return _HAS_AUDIO
+        if byte_search.is_word(p, start, b"input_image", 11):
+            return _HAS_IMAGE
+    elif size == 5:
+        if byte_search.is_word(p, start, b"audio", 5):
+            return _HAS_AUDIO
+    elif size == 17:
+        if byte_search.is_word(p, start, b"reasoning_content", 17):
+            return _HAS_REASONING_CONTENT
+    elif size == 13:
+        if byte_search.is_word(p, start, b"function_call", 13):
+            return _HAS_FUNCTION_CALL
+    elif size == 28:
+        if byte_search.is_word(p, start, b"insufficient_system_resource", 28):
+            return _IS_BROKEN_OFF
+    return 0
 
 
 def _parse(text: bytes) -> Any:
@@ -275,11 +453,15 @@ def _string_of(p: bytes, start: int, end: int) -> str | None:
     return p[start + 1 : end - 1].decode("ascii")
 
 
-def _asks_usage(text: bytes) -> bool:
+def _read_stream_options(facts: BodyFacts, text: bytes) -> None:
     if len(text) > 1024:  # it has two members; more than this is not worth a parse
-        return False
+        facts.include_usage = False
+        facts.traits |= _HAS_STREAM_OPTIONS
+        return
     options = _parse(text)
-    return isinstance(options, dict) and options.get("include_usage") is True
+    facts.include_usage = isinstance(options, dict) and options.get("include_usage") is True
+    if not facts.include_usage or len(options) > 1:
+        facts.traits |= _HAS_STREAM_OPTIONS
 
 
 def _is_nothing(p: bytes, start: int, end: int) -> bool:
@@ -377,21 +559,21 @@ def _ends_word(c: int) -> bool:
     return c <= 0x20 or c == 0x2C or c == 0x7D or c == 0x5D
 
 
-def _skip_nested(p: bytes, i: int, end: int) -> tuple[int, bool]:
+def _skip_nested(p: bytes, i: int, end: int) -> tuple[int, int]:
     """``i`` is at an opening bracket. Each closing one must match, in at most `_MAX_DEPTH` levels.
 
-    Also tells whether one of the strings in it is `BROKEN_OFF`.
+    Also returns what `_mark_of` says of the strings in it.
     """
     shape = 1  # a bit, and one for each open bracket, the innermost lowest: is it a curly one?
     text = 0  # where the string begins in which we are; 0 is outside of strings
-    is_marked = False
+    found = 0
     while i < end:
         marks = byte_search.quotes(p, i, end)
         if text:
             if not marks:
                 i = byte_search.find(p, 0x22, i, end)
                 if i < 0:
-                    return -1, False
+                    return -1, 0
                 continue
             if _all_escaped(p, i, end, marks):
                 i += 64
@@ -403,20 +585,20 @@ def _skip_nested(p: bytes, i: int, end: int) -> tuple[int, bool]:
             c = p[at]
             if text:
                 if c == 0x22 and (p[at - 1] != 0x5C or not _is_escaped(p, at)):
-                    if at - text == 28 and byte_search.is_word(p, text, b"insufficient_system_resource", 28):
-                        is_marked = True
+                    if at - text <= 28 and _MARK_SIZES >> (at - text) & 1:
+                        found |= _mark_of(p, text, at - text)
                     text = 0
             elif c == 0x22:
                 text = at + 1
             elif c == 0x7B or c == 0x5B:
                 if shape >> (_MAX_DEPTH - 1):  # the top level is one, too
-                    return -1, False
+                    return -1, 0
                 shape = (shape << 1) | (c == 0x7B)
             else:
                 if (shape & 1) != (c == 0x7D):
-                    return -1, False
+                    return -1, 0
                 shape >>= 1
                 if shape == 1:
-                    return at + 1, is_marked
+                    return at + 1, found
         i += 64
-    return -1, False
+    return -1, 0

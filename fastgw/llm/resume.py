@@ -311,8 +311,11 @@ def continue_body(body: bytes, text: str, pieces: int) -> bytes:
         pieces: about how many tokens the answer has already; a limit of the request counts them.
     """
     request = orjson.loads(body)
-    message = {"role": "assistant", "content": text, "prefix": True}
-    request["messages"] = [*request["messages"], message]
+    messages = request["messages"]
+    last = messages[-1] if messages else {}
+    if last.get("prefix") and isinstance(last.get("content"), str):
+        text = messages.pop()["content"] + text  # the caller himself has begun the answer
+    messages.append({"role": "assistant", "content": text, "prefix": True})
     request["thinking"] = {"type": "disabled"}  # a thought in the middle of an answer is none
     request.pop("reasoning_effort", None)
     limit = request.get("max_tokens")

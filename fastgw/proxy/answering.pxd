@@ -1,6 +1,7 @@
 import cython
 
 from ..balancing.upstream cimport Attempt, Upstream
+from ..llm.adapter cimport Rendering
 from ..llm.body cimport BodyFacts
 from ..wire.client_connection cimport ClientConnection
 from ..wire.events cimport ExchangeEvents
@@ -37,7 +38,7 @@ cdef class Answering(ExchangeEvents):
     cdef public object dial
     cdef public object tried
     cdef public int attempts
-    cdef public int uncertain  # number of the attempt that may have run and was not the last; 0: none
+    cdef public int uncertain  # number of the record of an attempt that may have run, not the last; 0: none
     cdef public bint is_fresh_retry
     cdef public double attempt_started
     cdef public double sent_at
@@ -47,7 +48,9 @@ cdef class Answering(ExchangeEvents):
     cdef public bint is_hurried
     cdef public double own_limit_s
     cdef public double node_stalled_at
-    cdef public bint is_adapted
+    cdef public Rendering rendering
+    cdef public tuple changes
+    cdef public tuple misfits
     cdef public Relay relay
     cdef public list held
     cdef public long long answer_held
@@ -103,6 +106,7 @@ cdef class Answering(ExchangeEvents):
     cpdef on_tick(self, double now)
     cpdef on_shutdown(self)
     cdef _give_up(self, double now)
+    cdef _misfit_error(self, double wait)
     @cython.locals(out=bytes)
     cdef _answer_refusal(self, tuple refusal, double wait)
     cpdef _answer_error(self, error, double wait=*)

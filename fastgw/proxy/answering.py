@@ -20,7 +20,9 @@ from ..errors import (
     FastgwError,
     NodeTimeout,
     NoNodeAvailable,
+    NoNodeFits,
 )
+from ..llm.adapter import Rendering
 from ..llm.body import BodyFacts
 from ..llm.outcome import Outcome
 from ..wire.client_connection import ClientConnection
@@ -114,7 +116,9 @@ class Answering(ExchangeEvents):
         self.is_hurried = False  # the caller waits for less than the route allows
         self.own_limit_s = 0.0  # the node's time for the phase, hurry aside
         self.node_stalled_at = 0.0
-        self.is_adapted = False
+        self.rendering: Rendering | None = None  # the request, if this node gets another one
+        self.changes: tuple[str, ...] | None = None  # ... and what is different in it
+        self.misfits: tuple[str, ...] = ()  # what the nodes lack that cannot take this request
         # The answer
         self.relay: Relay | None = None
         self.held: list[bytes] | None = None
@@ -173,7 +177,7 @@ class Answering(ExchangeEvents):
         own = b""
         attempts = 0
         if plan.shows_headers:
-            own = link.adapted_lines if self.is_adapted else link.answer_lines
+            own = link.answer_lines if self.changes is None else link.adapted_lines(self.changes)
             attempts = self.attempts
         self.ends_by_close = framing == _UNTIL_CLOSE
         self.keep_alive = not self.ends_by_close and self.client.keeps_alive()
@@ -375,8 +379,17 @@ class Answering(ExchangeEvents):
             self._answer_refusal(refusal, wait)
         elif self.failure is not None:
             self._answer_error(self.failure, wait)
+        elif self.misfits:
+            self._answer_error(self._misfit_error(wait), wait)
         else:
             self._answer_error(NoNodeAvailable("no provider is available right now", wait), wait)
+
+    def _misfit_error(self, wait: float) -> FastgwError:
+        """Some nodes cannot take this request. Are there others, which cannot answer now?"""
+        needs = ", ".join(dict.fromkeys(self.misfits))
+        if len(self.misfits) < sum(1 for link in self.plan.links if link.node.weight):
+            return NoNodeAvailable(f"no provider that takes {needs} is available right now", wait)
+        return NoNodeFits(f"no provider of this route can take this request: it needs {needs}")
 
     def _answer_refusal(self, refusal: tuple[int, bytes, bytes, Outcome], wait: float) -> None:
         """What the last node said, in OpenAI's shape, with a status that is true for the caller."""

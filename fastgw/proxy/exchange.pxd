@@ -3,7 +3,8 @@ import cython
 from ..balancing.deadlines cimport attempt_deadline
 from ..balancing.retry cimport computes_answer
 from ..balancing.upstream cimport Attempt, Upstream
-from ..llm.body cimport BodyFacts, answer_problem, replace_model, scan
+from ..llm.adapter cimport Rendering
+from ..llm.body cimport BodyFacts, answer_problem, scan
 from ..wire.head cimport ResponseHead, chunk_of
 from ..wire.node_connection cimport NodeConnection
 from .answering cimport Answering
@@ -22,16 +23,20 @@ cdef class Exchange(Answering):
         upstream=Upstream,
         attempt=Attempt,
         node=NodeConnection,
+        rendering=Rendering,
         retry_timeout=double,
         is_last=bint,
     )
     cdef _attempt_next(self, double now)
+    cdef _skip_misfit(self, Attempt attempt, NodeLink link, str misfit, double now)
     @cython.locals(timeout=double)
     cdef _connect(self, double now)
     @cython.locals(
         plan=RoutePlan,
         link=NodeLink,
         length=cython.longlong,
+        body=bytes,
+        rendering=Rendering,
         head=bytes,
         parts=list,
         joined_body=bytes,
@@ -40,9 +45,7 @@ cdef class Exchange(Answering):
         is_head=bint,
     )
     cdef _send(self, NodeConnection node, double now)
-    @cython.locals(facts=BodyFacts, body=bytes)
-    cdef _render_body(self, NodeLink link)
-    cdef tuple _render_again(self, NodeLink link, body, bytes target)
+    cdef tuple _render_again(self, bytes body)
     cdef _send_piece(self, bytes piece)
     cdef _end_body(self)
     @cython.locals(plan=RoutePlan, node=NodeConnection, head=ResponseHead)

@@ -16,6 +16,7 @@ from time import monotonic
 from .._core import Tried
 from ..balancing.deadlines import attempt_deadline, patience
 from ..balancing.retry import STALE_REUSE_S, computes_answer, is_nodes_fault, is_replayable, may_attempt_again
+from ..balancing.upstream import Attempt
 from ..errors import (
     BadResponse,
     BodyTooLarge,
@@ -32,7 +33,7 @@ from ..errors import (
     NoNodeAvailable,
     Retryable,
 )
-from ..llm.body import answer_problem, replace_model, replaced_parts, scan
+from ..llm.body import answer_problem, scan
 from ..llm.outcome import Outcome, Verdict, classify, classify_error_event
 from ..llm.resume import DONE_EVENT, Transcript
 from ..llm.sse import EventKind, EventScanner
@@ -148,12 +149,24 @@ class Exchange(Answering):
         ):
             self._give_up(now)
             return
-        attempt = upstream.start_attempt(now, self.tried)
-        if attempt is None:
-            self._give_up(now)
-            return
+        while True:
+            attempt = upstream.start_attempt(now, self.tried)
+            if attempt is None:
+                self._give_up(now)
+                return
+            link = plan.links[attempt.position]
+            self.rendering = rendering = None
+            if link.adapter is not None:
+                self.rendering = rendering = link.adapter.render(self.body.data, self.facts, self.target)
+            if rendering is None:
+                self.changes = None
+                break
+            if rendering.misfit is None:
+                self.changes = rendering.changes
+                break
+            self._skip_misfit(attempt, link, rendering.misfit, now)
         self.attempt = attempt
-        self.link = link = plan.links[attempt.position]
+        self.link = link
         if self.attempts == 0:
             self.attempt_started = now
         else:
@@ -168,6 +181,15 @@ class Exchange(Answering):
             self._send(node, now)
         else:
             self._connect(now)
+
+    def _skip_misfit(self, attempt: Attempt, link: NodeLink, misfit: str, now: float) -> None:
+        """A node that cannot take this request: nothing was sent, so it is no attempt."""
+        attempt.ignored(now)
+        self._exclude(attempt.position)
+        self.misfits = (*self.misfits, misfit)
+        self.records = (*self.records, (link.name, "misfit", 0, 0.0))
+        if self.link is None:
+            self.link = link
 
     def _connect(self, now: float) -> None:
         timeout = min(self.plan.connect_s, self.share_deadline - now)
@@ -203,16 +225,23 @@ class Exchange(Answering):
         self.own_limit_s = plan.head_stream_s if self.wants_stream else plan.head_s
         self.phase_deadline = min(self.share_deadline, now + self.own_limit_s)
         target = self.target
-        body = self._render_body(link)
+        body = self.body.data
+        rendering = self.rendering
         if self.resumption is not None:
-            body, target = self._render_again(link, body, target)
+            body, target = self._render_again(body if rendering is None else rendering.body)
+            rendering = None
         joined_body = None
         parts: list[bytes | memoryview] | None = None
         if self.is_streaming_body:
             length = self.head.content_length if self.head.content_length >= 0 else _CHUNKED_BODY
-        elif isinstance(body, list):
-            parts = body
-            length = sum(map(len, body))
+        elif rendering is not None:
+            parts = rendering.parts
+            length = 0
+            for part in parts:
+                length += len(part)
+            if length <= _JOIN_BYTES:
+                joined_body = b"".join(parts)
+                parts = None
         elif body is not None:
             length = len(body)
             if length <= _JOIN_BYTES:
@@ -241,29 +270,14 @@ class Exchange(Answering):
         if self.body_complete:
             self._end_body()
 
-    def _render_body(self, link: NodeLink) -> bytes | list[bytes | memoryview] | None:
-        """The body for this node, or its parts: the client's own bytes, but for the model's name."""
-        body = self.body.data
-        facts = self.facts
-        self.is_adapted = False
-        if facts is None or link.models is None or facts.model is None or body is None:
-            return body
-        model = link.models.map(facts.model)
-        if model == facts.model:
-            return body
-        self.is_adapted = True
-        return (replace_model if len(body) <= _JOIN_BYTES else replaced_parts)(body, facts, model)
-
-    def _render_again(
-        self, link: NodeLink, body: bytes | list[bytes | memoryview] | None, target: bytes
-    ) -> tuple[bytes, bytes]:
+    def _render_again(self, body: bytes | None) -> tuple[bytes, bytes]:
         """The body and target for a node that is to go on with an answer."""
         resumption = self.resumption
-        assert resumption is not None and body is not None
+        link = self.link
+        assert resumption is not None and link is not None and body is not None
         resumption.choose_way(link)
-        if resumption.by_prefix:
-            target = link.prefix_target
-        return resumption.body_for(body if isinstance(body, bytes) else b"".join(body)), target
+        target = link.prefix_target if resumption.by_prefix else self.target
+        return resumption.body_for(body), target
 
     def _send_piece(self, piece: bytes) -> None:
         """Pass on a part of a body that is too large to hold."""
@@ -567,7 +581,7 @@ class Exchange(Answering):
             self._give_up(now)
             return
         if retryable is not Retryable.ALWAYS:
-            self.uncertain = self.attempts
+            self.uncertain = len(self.records)
             self.exchanges.uncertain_replays += 1
         self._attempt_next(now)
 
@@ -597,6 +611,7 @@ class Exchange(Answering):
         assert node is not None
         self.phase = _RELAYING
         self.last_progress_at = now
+        self.rendering = None
         if self.attempt is not None:
             self.attempt.answered(now)
         if self.resumption is not None:

@@ -1,4 +1,5 @@
 from ..balancing.upstream cimport Upstream
+from ..llm.adapter cimport Adapter
 from ..wire.head cimport RequestTemplate, ResponseTemplate
 from ..wire.pool cimport Pool
 
@@ -10,14 +11,16 @@ cdef class NodeLink:
     cdef readonly RequestTemplate template
     cdef readonly int position
     cdef readonly object provider
-    cdef readonly object models
+    cdef readonly Adapter adapter
     cdef readonly bytes query
     cdef readonly frozenset auth_names
     cdef readonly bytes prefix_target
     cdef readonly bytes answer_lines
-    cdef readonly bytes adapted_lines
     cdef public object metrics
+    cdef tuple _changes
+    cdef bytes _adapted_lines
 
+    cpdef bytes adapted_lines(self, tuple changes)
     cpdef bytes own_over(self, list fields)
     cpdef bytes target(self, bytes target)
 

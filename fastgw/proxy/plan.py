@@ -6,7 +6,7 @@ from typing import Any
 
 from ..balancing.deadlines import Deadlines
 from ..balancing.upstream import Upstream
-from ..llm.dialect import ModelMap
+from ..llm.adapter import Adapter
 from ..wire.head import RequestTemplate, ResponseTemplate, check_value, field_block
 from ..wire.pool import Pool
 
@@ -15,6 +15,7 @@ class NodeLink:
     """One node as one route uses it: its connections and how a request is written for it.
 
     ``position`` is the node's place in the upstream. Its credentials are in ``template`` only.
+    ``adapter`` is None where no request is changed or refused.
     """
 
     def __init__(
@@ -25,7 +26,7 @@ class NodeLink:
         *,
         position: int,
         provider: str | None = None,
-        models: ModelMap | None = None,
+        adapter: Adapter | None = None,
         query: bytes = b"",
         auth_names: frozenset[bytes] = frozenset(),
         prefix_target: bytes = b"",
@@ -34,17 +35,28 @@ class NodeLink:
         self.name: str = node.name
         # The answer's own lines.
         self.answer_lines = b"x-fastgw-upstream: %b\r\n" % check_value(node.name.encode())
-        self.adapted_lines = b"x-fastgw-adapted: model\r\n" + self.answer_lines
         self.pool = pool
         self.template = template
         self.position = position
         self.provider = provider
-        self.models = models
+        self.adapter = adapter or None
+        self._changes: tuple[str, ...] | None = None
+        self._adapted_lines = b""
         self.query = query
         self.auth_names = auth_names
         # Where the node continues an answer of which it is given the beginning; b"": nowhere.
         self.prefix_target = prefix_target
         self.metrics: Any = None  # where its attempts are counted; set and read above this layer
+
+    def adapted_lines(self, changes: tuple[str, ...]) -> bytes:
+        """The answer's own lines, with what was changed in the request."""
+        if changes is not self._changes:  # most requests are changed alike
+            self._changes = changes
+            self._adapted_lines = b"x-fastgw-adapted: %b\r\n%b" % (
+                ", ".join(changes).encode("ascii"),
+                self.answer_lines,
+            )
+        return self._adapted_lines
 
     def own_over(self, fields: list[tuple[bytes, bytes]]) -> bytes:
         """The plugins' header lines for this node: its own credentials win over theirs."""

@@ -78,6 +78,11 @@ class DeepSeek(Dialect):
                 kind = part.get("type") if isinstance(part, Mapping) else None
                 if kind in _IMAGE_PARTS:
                     raise _unparsable(f"messages[{index}]: unknown variant `{kind}`, expected `text`")
+        tools = body.get("tools")
+        for index, tool in enumerate(tools if isinstance(tools, list) else ()):
+            kind = tool.get("type") if isinstance(tool, Mapping) else None
+            if kind != "function":
+                raise _unparsable(f"tools[{index}].type: unknown variant `{kind}`, expected `function`")
         form = body.get("response_format")
         if isinstance(form, Mapping) and form.get("type") not in _FORMATS:
             raise _refused("This response_format type is unavailable now")

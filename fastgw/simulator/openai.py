@@ -29,6 +29,8 @@ MODELS = (
 EMBEDDING_DIMENSIONS = 16  # of ours; the real ones have 1536 and more
 
 _FAMILIES = ("gpt-", "o1", "o3", "o4", "chatgpt-", "text-embedding-", "ft:")
+_EFFORTS = ("none", "minimal", "low", "medium", "high", "xhigh")
+_FOREIGN = ("thinking", "user_id")
 _FOREIGN_IN_MESSAGES = ("prefix", "reasoning_content")
 
 
@@ -102,8 +104,18 @@ class OpenAI(Dialect):
 
     def check_chat(self, call: Call, messages: Sequence[Mapping[str, Any]]) -> None:
         """Refuse what only another vendor knows, so that an adapter that forgets to take it out is seen."""
-        if "thinking" in call.body:
-            raise Refusal(400, "Unrecognized request argument supplied: thinking")
+        for argument in _FOREIGN:
+            if argument in call.body:
+                raise Refusal(400, f"Unrecognized request argument supplied: {argument}")
+        effort = call.body.get("reasoning_effort")
+        if effort is not None and effort not in _EFFORTS:
+            known = ", ".join(map(repr, _EFFORTS))
+            raise Refusal(
+                400,
+                f"Invalid value: '{effort}'. Supported values are: {known}.",
+                code="invalid_value",
+                param="reasoning_effort",
+            )
         for index, message in enumerate(messages):
             for name in _FOREIGN_IN_MESSAGES:
                 if name in message:

@@ -194,7 +194,13 @@ def test_a_node_gets_only_its_own_key_and_nothing_of_the_callers(rig: AnyRig) ->
     headers = {
         "authorization": "Bearer sk-of-the-caller",
         "openai-organization": "org-caller",
-        "cookie": "a=b",
+        "openai-project": "proj-caller",
+        "x-api-key": "sk-of-the-caller",
+        "x-forwarded-for": "10.9.8.7, caller",
+        "forwarded": "for=caller",
+        "x-stainless-os": "of the caller",
+        "x-anything": "of the caller",
+        "cookie": "a=b; caller=1",
     }
     for fault in (None, FaultKind.RESET_BEFORE_HEAD):
         rig.fault(rig.openai, fault)
@@ -214,13 +220,54 @@ def test_a_node_gets_only_its_own_key_and_nothing_of_the_callers(rig: AnyRig) ->
 @pytest.mark.parametrize("size", [0, 300_000])  # a large body is written in parts
 def test_the_backup_gets_a_model_it_knows(rig: AnyRig, size: int) -> None:
     rig.fault(rig.openai, FaultKind.STATUS, status=500)
-    body = {"user": "u" * size, "model": "gpt-4o", "messages": MESSAGES}
+    body = {"stop": "u" * size, "model": "gpt-4o", "messages": MESSAGES}
     answer = httpx.post(f"{rig.base_url}/chat/completions", json=body)
     assert answer.headers["x-fastgw-upstream"] == DEEPSEEK
-    assert answer.headers["x-fastgw-adapted"] == "model"
+    assert answer.headers["x-fastgw-adapted"] == "model, thinking"
     assert answer.json()["model"].startswith("deepseek")
     asked = rig.call(lambda: [record for record in rig.deepseek.requests if record.path != "/"])
-    assert [json.loads(record.body) for record in asked] == [{**body, "model": "deepseek-flash"}]
+    assert [json.loads(record.body) for record in asked] == [
+        {**body, "model": "deepseek-flash", "thinking": {"type": "disabled"}}
+    ]
+
+
+def test_passing_the_callers_credentials_through_names_him_to_openai_alone(launch: Launch) -> None:
+    config = CONFIG.replace("uris: [/v1/*]\n", "uris: [/v1/*]\n        passthrough: true\n")
+    config = "\n".join(line for line in config.splitlines() if "Bearer" not in line)
+    headers = {
+        "authorization": "Bearer sk-sim-openai",
+        "openai-organization": "org-caller",
+        "openai-beta": "assistants=v2",
+        "cookie": "a=caller",
+        "x-forwarded-for": "10.9.8.7",
+    }
+    with launch(config) as rig:
+        rig.call(lambda: rig.deepseek.keys.add("sk-sim-openai"))
+        for fault in (None, FaultKind.RESET_BEFORE_HEAD):
+            rig.fault(rig.openai, fault)
+            body = {"model": "gpt-4o", "messages": MESSAGES}
+            answer = httpx.post(f"{rig.base_url}/chat/completions", json=body, headers=headers)
+            assert answer.status_code == 200
+        seen = {}
+        for provider in (rig.openai, rig.deepseek):
+            asked = [record for record in rig.call(lambda p=provider: list(p.requests)) if record.path != "/"]
+            seen[provider.name] = {name for record in asked for name, _ in record.headers}
+        assert "authorization" in seen["openai"] & seen["deepseek"]
+        assert {"openai-organization", "openai-beta"} <= seen["openai"]
+        assert not any(name.startswith("openai-") for name in seen["deepseek"])
+        assert not {"cookie", "x-forwarded-for"} & (seen["openai"] | seen["deepseek"])
+
+
+def test_a_provider_that_cannot_take_a_request_is_not_asked(rig: AnyRig) -> None:
+    picture = [{"type": "image_url", "image_url": {"url": "data:,"}}]
+    body = {"model": "gpt-4o", "messages": [{"role": "user", "content": picture}]}
+    answer = httpx.post(f"{rig.base_url}/chat/completions", json=body)
+    assert (answer.status_code, answer.headers["x-fastgw-upstream"]) == (200, OPENAI)
+    rig.fault(rig.openai, FaultKind.STATUS, status=500)
+    for path, asked in (("chat/completions", body), ("embeddings", {"model": "e", "input": "x"})):
+        answer = httpx.post(f"{rig.base_url}/{path}", json=asked)
+        assert answer.status_code == 502, answer.text  # what the one that could have taken it said
+    assert not rig.call(lambda: [record for record in rig.deepseek.requests if record.path != "/"])
 
 
 def test_the_articles_file_runs_verbatim(launch: Launch) -> None:

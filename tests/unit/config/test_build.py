@@ -250,6 +250,7 @@ def test_a_node_with_everything(tmp_path: Path) -> None:
         host: Box.Example, port: 8000, weight: 0, priority: -3, name: box, provider: openai,
         auth: {header: {Authorization: "Bearer ${K}", X-N: 5}, query: {key: "${K}"}},
         models: {"gpt-4*": a, b: c, "*": d}, timeout: {connect: 1, send: 2, read: 3},
+        capabilities: {images: true, n: false}, strict: true,
         max_in_flight: 9, ca_file: ca.pem, metadata: {x: 1}
 """
     found = node(fields, base=tmp_path, K="secret")
@@ -262,7 +263,10 @@ def test_a_node_with_everything(tmp_path: Path) -> None:
         provider="openai",
         auth_headers=(("Authorization", "Bearer secret"), ("X-N", "5")),
         auth_query=(("key", "secret"),),
+        dialect="openai",
         models=(("gpt-4*", "a"), ("b", "c"), ("*", "d")),
+        capabilities=(("images", True), ("n", False)),
+        strict=True,
         timeout=Timeouts(1.0, 2.0, 3.0),
         max_in_flight=9,
         ca_file=str(tmp_path / "ca.pem"),
@@ -306,6 +310,8 @@ def test_known_hosts_imply_their_provider_and_in_profile_llm_its_models() -> Non
     assert node(fields).provider == node(fields, Profile.APISIX).provider == "deepseek"
     assert node(fields).models == DEFAULT_MODELS["deepseek"]
     assert node(fields, Profile.APISIX).models == ()
+    assert node(fields).dialect == "deepseek" and node(fields, Profile.APISIX).dialect is None
+    assert node(f"{fields}, provider: deepseek", Profile.APISIX).dialect == "deepseek"
     assert node(f"{fields}, models: {{a: b}}").models == (("a", "b"),)
     assert node(f"{fields}, models: {{}}").models == ()
     assert node(f"{fields}, models: {{a: null, '*': b}}").models == (("a", None), ("*", "b"))

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from fastgw.llm.body import BodyFacts, answer_problem, replace_model, replaced_parts, scan
+from fastgw.llm.body import EVERY_TRAIT, BodyFacts, Trait, answer_problem, replace_model, replaced_parts, scan
 
 
 def facts_of(body: bytes) -> BodyFacts:
@@ -226,3 +226,87 @@ def test_answer_that_was_broken_off_is_told() -> None:
 @pytest.mark.parametrize("size", range(1, len(json.dumps(CHAT))))
 def test_answer_cut_anywhere_is_not_json(size: int) -> None:
     assert answer_problem(json.dumps(CHAT).encode()[:size]) == "not_json"
+
+
+# --- Traits -----------------------------------------------------------------------------------
+
+
+def traits_of(body: bytes) -> Trait:
+    return Trait(facts_of(body).traits)
+
+
+@pytest.mark.parametrize(
+    ("key", "trait"),
+    [
+        ("temperature", 0),
+        ("top_p", 0),
+        ("stop", 0),
+        ("presence_penalty", 0),
+        ("frequency_penalty", 0),
+        ("stream", 0),
+        ("model", 0),
+        ("messages", Trait.MESSAGES),
+        ("max_tokens", Trait.MAX_TOKENS),
+        ("thinking", Trait.THINKING),
+        ("reasoning_effort", Trait.REASONING_EFFORT),
+        ("response_format", Trait.RESPONSE_FORMAT),
+        ("tools", Trait.TOOLS),
+        ("tool_choice", Trait.TOOL_CHOICE),
+        ("logprobs", Trait.LOGPROBS),
+        ("top_logprobs", Trait.LOGPROBS),
+        ("user_id", Trait.USER_ID),
+        ("max_completion_tokens", Trait.FOREIGN),
+        ("n", Trait.FOREIGN),
+        ("", Trait.FOREIGN),
+        ("x" * 200, Trait.FOREIGN),
+        (r"thin\u006bing", EVERY_TRAIT),
+        (r"\u006e", EVERY_TRAIT),
+        (r"mess\u0061ges", Trait.MESSAGES),
+    ],
+)
+def test_keys_of_the_top_level_are_noted(key: str, trait: Trait) -> None:
+    assert traits_of(b'{"%b": 1}' % key.encode()) == trait
+    assert traits_of(b'{"metadata":{"%b":1},"%b":[]}' % (key.encode(), key.encode())) == trait | Trait.FOREIGN
+
+
+@pytest.mark.parametrize("choice", ["auto", "none"])
+def test_a_plain_choice_of_tools_is_no_trait(choice: str) -> None:
+    assert traits_of(b'{"tool_choice":"%b"}' % choice.encode()) == 0
+    assert traits_of(b'{"tool_choice":"%b"}' % choice.upper().encode()) == Trait.TOOL_CHOICE
+    assert traits_of(b'{"tool_choice":{"%b":1}}' % choice.encode()) == Trait.TOOL_CHOICE
+
+
+@pytest.mark.parametrize(
+    ("word", "trait"),
+    [
+        ("developer", Trait.DEVELOPER),
+        ("reasoning_content", Trait.REASONING_CONTENT),
+        ("tool_calls", Trait.TOOL_CALLS),
+        ("image_url", Trait.IMAGE),
+        ("input_image", Trait.IMAGE),
+        ("audio", Trait.AUDIO),
+        ("input_audio", Trait.AUDIO),
+        ("file", Trait.FILE),
+        ("input_file", Trait.FILE),
+        ("function_call", Trait.FUNCTION_CALL),
+        ("prefix", Trait.PREFIX),
+        ("strict", Trait.STRICT),
+        ("custom", Trait.CUSTOM),
+        ("insufficient_system_resource", 0),
+        ("developers", 0),
+        ("a developer", 0),
+        ("", 0),
+    ],
+)
+def test_words_in_messages_and_tools_are_noted(word: str, trait: Trait) -> None:
+    for key, own in (("messages", Trait.MESSAGES), ("tools", Trait.TOOLS)):
+        for value in ([{"role": word}], [[{"a": {word: None}}]], ["x" * 100, word, "y" * 100]):
+            body = json.dumps({key: value, "stop": word, "model": word}).encode()
+            assert traits_of(body) == own | trait
+    assert traits_of(json.dumps({"stop": [word]}).encode()) == 0
+
+
+def test_options_of_a_stream_are_noted_beside_the_usage() -> None:
+    assert traits_of(b'{"stream_options":{"include_usage":true}}') == 0
+    for options in (b'{"include_usage":true,"x":1}', b'{"include_usage":false}', b"[]", b"null"):
+        assert traits_of(b'{"stream_options":%b}' % options) == Trait.STREAM_OPTIONS

@@ -1,6 +1,7 @@
 """Which provider a host implies, and which model a node is asked for."""
 
-from fastgw.llm.dialect import DEFAULT_MODELS, DIALECTS, KNOWN_HOSTS, ModelMap, provider_of
+from fastgw.config import schema
+from fastgw.llm.dialect import CAPABILITIES, DEFAULT_MODELS, DIALECTS, KNOWN_HOSTS, ModelMap, provider_of
 
 
 def test_known_hosts_imply_their_provider() -> None:
@@ -67,3 +68,8 @@ def test_memory_of_names_is_bounded() -> None:
 
 def test_hostile_name_is_matched_in_no_time() -> None:
     assert ModelMap({"****a": "x"}).map("b" * 100_000) == "b" * 100_000
+
+
+def test_the_configuration_knows_the_dialects_and_their_capabilities() -> None:
+    assert set(schema.PROVIDERS) == set(DIALECTS)
+    assert tuple(schema.CAPABILITIES) == CAPABILITIES
