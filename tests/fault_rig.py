@@ -12,7 +12,7 @@ from time import monotonic
 from typing import Any
 
 from rig import CONFIG, MESSAGES, Providers, Rig, wait_until
-from wire_ends import Client, Message, post
+from wire_ends import Client, Message, answer, chunked, post
 
 from fastgw.balancing.upstream import AttemptOutcome
 from fastgw.simulator.provider import Provider, Record
@@ -162,14 +162,47 @@ def check_health(rig: Rig, name: str, expected: Health, asked_at: float) -> None
 
 
 @contextmanager
-def blackhole() -> Iterator[int]:
+def blackhole(address: tuple[str, int] = ("127.0.0.1", 0)) -> Iterator[int]:
     """The port of a listener whose queue is full: the kernel drops every further SYN."""
     with ExitStack() as stack:
         listener = stack.enter_context(socket.socket())
-        listener.bind(("127.0.0.1", 0))
+        listener.bind(address)
         listener.listen(0)
         for _ in range(8):
             filler = stack.enter_context(socket.socket())
             filler.setblocking(False)
             filler.connect_ex(listener.getsockname())
         yield int(listener.getsockname()[1])
+
+
+# --- A provider without a simulator -----------------------------------------------------------
+
+CHUNKED = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n"
+
+
+def _chunk(delta: dict[str, str], finish: str | None = None) -> bytes:
+    choice = {"index": 0, "delta": delta, "finish_reason": finish}
+    return b"data: " + json.dumps({"object": "chat.completion.chunk", "choices": [choice]}).encode() + b"\n\n"
+
+
+ROLE = _chunk({"role": "assistant", "content": ""})
+FINISH = _chunk({}, "stop")
+DONE = b"data: [DONE]\n\n"
+EVENTS = (ROLE, _chunk({"content": "You said: say hello"}), FINISH, DONE)
+COMPLETION = json.dumps(
+    {"choices": [{"index": 0, "message": {"role": "assistant", "content": "You said: say hello"}}]}
+).encode()
+
+
+def is_streamed(request: Message) -> bool:
+    """Was a stream asked for?"""
+    return b'"stream": true' in request.body
+
+
+def chat_answer(request: Message, *fields: str) -> bytes:
+    """What a provider answers, as bytes."""
+    if is_streamed(request):
+        return CHUNKED.replace(
+            b"\r\n\r\n", "".join(f"\r\n{f}" for f in fields).encode() + b"\r\n\r\n"
+        ) + chunked(*EVENTS)
+    return answer(COMPLETION, "Content-Type: application/json", *fields)
