@@ -5,7 +5,7 @@ cimport cython
 from . cimport byte_search
 
 cdef Py_ssize_t _MAX_DEPTH
-cdef int _NONE, _MODEL, _STREAM, _STREAM_OPTIONS, _ERROR, _CHOICES, _OUTPUT, _OBJECT
+cdef int _NONE, _MODEL, _STREAM, _STREAM_OPTIONS, _ERROR, _CHOICES, _OUTPUT, _OBJECT, _STATUS
 
 
 @cython.final
@@ -39,7 +39,7 @@ cpdef list replaced_parts(bytes body, BodyFacts facts, str model)
 
 @cython.locals(
     p=cython.p_uchar, end=Py_ssize_t, i=Py_ssize_t, key=Py_ssize_t, value=Py_ssize_t,
-    name=int, has_answer=bint, has_error=bint, has_no_choices=bint,
+    name=int, has_answer=bint, has_error=bint, has_no_choices=bint, has_failed=bint,
     is_marked=bint, may_be_broken_off=bint
 )
 cpdef str answer_problem(bytes body)
