@@ -12,7 +12,7 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Self
+from typing import Any, Self
 
 HANG_GUARD_S = 30.0
 _LINGER_ZERO = struct.pack("ii", 1, 0)
@@ -291,7 +291,13 @@ class ScriptedNode:
     gateway left. Anything else it raises is raised again when the node is closed.
     """
 
-    def __init__(self, script: Callable[[Peer], None], *, receive_buffer: int = 0) -> None:
+    def __init__(
+        self,
+        script: Callable[[Peer], None],
+        *,
+        receive_buffer: int = 0,
+        address: tuple[str, int] = ("127.0.0.1", 0),
+    ) -> None:
         self.script = script
         self.asked: list[Message] = []
         self.accepted = 0
@@ -303,9 +309,11 @@ class ScriptedNode:
         self._listener = socket.socket()
         if receive_buffer:
             self._listener.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
-        self._listener.bind(("127.0.0.1", 0))
+        self._listener.bind(address)
         self._listener.listen(128)
-        self.port: int = self._listener.getsockname()[1]
+        self.host: str
+        self.port: int
+        self.host, self.port = self._listener.getsockname()
         self._begin(self._accept)
 
     def _begin(self, target: Callable[..., None], *args: object) -> None:
@@ -344,7 +352,7 @@ class ScriptedNode:
         self._is_closed = True
         # accept() does not wake up when its socket is closed: a last connection wakes it.
         with socket.socket() as last:
-            last.connect_ex(("127.0.0.1", self.port))
+            last.connect_ex((self.host, self.port))
         self._threads[0].join(HANG_GUARD_S)
         self._listener.close()
         for peer in self._peers:
@@ -359,9 +367,9 @@ class ScriptedNode:
 
 
 @contextmanager
-def node(script: Callable[[Peer], None], *, receive_buffer: int = 0) -> Iterator[ScriptedNode]:
-    """A running node."""
-    running = ScriptedNode(script, receive_buffer=receive_buffer)
+def node(script: Callable[[Peer], None], **options: Any) -> Iterator[ScriptedNode]:
+    """A running node; ``options`` as of ``ScriptedNode``."""
+    running = ScriptedNode(script, **options)
     try:
         yield running
     finally:

@@ -6,7 +6,7 @@ from . cimport byte_search
 
 cdef Py_ssize_t _MAX_DEPTH
 cdef int _NONE, _MODEL, _STREAM, _STREAM_OPTIONS, _ERROR, _CHOICES, _OUTPUT, _OBJECT, _MESSAGES, _TOOLS
-cdef int _MAX_TOKENS, _PLAIN
+cdef int _MAX_TOKENS, _PLAIN, _STATUS
 cdef unsigned int _HAS_MESSAGES, _HAS_MAX_TOKENS, _HAS_THINKING, _HAS_REASONING_EFFORT
 cdef unsigned int _HAS_RESPONSE_FORMAT, _HAS_TOOLS, _HAS_TOOL_CHOICE, _HAS_LOGPROBS, _HAS_USER_ID
 cdef unsigned int _HAS_STREAM_OPTIONS, _HAS_FOREIGN, _HAS_DEVELOPER, _HAS_REASONING_CONTENT
@@ -46,7 +46,7 @@ cpdef list replaced_parts(bytes body, BodyFacts facts, str model)
 
 @cython.locals(
     p=cython.p_uchar, end=Py_ssize_t, i=Py_ssize_t, key=Py_ssize_t, value=Py_ssize_t,
-    name=int, has_answer=bint, has_error=bint, has_no_choices=bint,
+    name=int, has_answer=bint, has_error=bint, has_no_choices=bint, has_failed=bint,
     marks=cython.uint, may_be_broken_off=bint
 )
 cpdef str answer_problem(bytes body)

@@ -204,6 +204,7 @@ def answer_problem(body: bytes) -> str | None:
     has_answer = False
     has_error = False
     has_no_choices = False
+    has_failed = False
     may_be_broken_off = False
     i = _skip_space(p, i + 1, end)
     if i < end and p[i] == 0x7D:
@@ -235,6 +236,10 @@ def answer_problem(body: bytes) -> str | None:
             has_error = has_error or not _is_nothing(p, value, i)
         elif name == _OBJECT:
             has_error = has_error or (i - value == 7 and byte_search.is_word(p, value, b'"error"', 7))
+        elif name == _STATUS:  # of the Responses API
+            has_failed = (i - value == 8 and byte_search.is_word(p, value, b'"failed"', 8)) or (
+                i - value == 11 and byte_search.is_word(p, value, b'"cancelled"', 11)
+            )
         i = _skip_space(p, i, end)
         if i >= end:
             return "not_json"
@@ -246,10 +251,10 @@ def answer_problem(body: bytes) -> str | None:
     if _skip_space(p, i + 1, end) != end:
         return "not_json"
     if has_answer:
-        if may_be_broken_off and is_broken_off(_parse(body)):
+        if has_failed or (may_be_broken_off and is_broken_off(_parse(body))):
             return "broken_off"
         return None
-    if has_error:
+    if has_error or has_failed:
         return "error_in_200"
     return "empty" if has_no_choices else None
 
@@ -276,6 +281,7 @@ _MESSAGES = 8
 _TOOLS = 9
 _MAX_TOKENS = 10
 _PLAIN = 11  # one that every provider knows
+_STATUS = 12
 
 # The traits as C integers.
 _HAS_MESSAGES = int(Trait.MESSAGES)
@@ -325,6 +331,8 @@ def _name_of(p: bytes, start: int, end: int) -> int:
             return _OBJECT
         if byte_search.is_word(p, start, b"output", 6):
             return _OUTPUT
+        if byte_search.is_word(p, start, b"status", 6):
+            return _STATUS
     elif size == 7:
         if byte_search.is_word(p, start, b"choices", 7):
             return _CHOICES

@@ -296,6 +296,7 @@ TABLE: tuple[Rule, ...] = (
     Rule(_on((0, 999)), Verdict.FAILED, "unexpected_status", certain=False),
 )
 
+WAIT_MIN_S = 0.5  # a limit that refills within milliseconds must not be run against all the time
 OVERLOAD_WAIT_MAX_S = 60.0  # an overload is believed to last this long at most
 
 # Of an answer's body only this much is read for its error object; less when it has to be searched.
@@ -342,9 +343,11 @@ def _decide(status: int, error: ProviderError, headers: Headers | None, now_wall
             _BY_STATUS[status] = known
     if known.verdict is not Verdict.BUSY or headers is None:
         return known
-    wait_s = wait_of(headers, now_wall)
+    # When our own limits are filled up again says nothing of the provider's lack of capacity.
+    wait_s = _told_wait(headers, now_wall) if known.overload else wait_of(headers, now_wall)
     if wait_s is None:
         return known
+    wait_s = max(wait_s, WAIT_MIN_S)
     if known.overload:
         wait_s = min(wait_s, OVERLOAD_WAIT_MAX_S)
     return Outcome(known.verdict, known.reason, wait_s, known.overload, known.certain)
@@ -516,19 +519,27 @@ def wait_of(headers: Headers, now_wall: float | None = None) -> float | None:
 
     In this order: ``retry-after-ms``; ``Retry-After`` as seconds or date; ``x-ratelimit-reset`` as
     seconds or Unix time; the shortest of the ``x-ratelimit-reset-*`` spans of which nothing remains,
-    else the shortest of all. Zero, negative values and garbage say nothing. Never raises for what a
-    provider may send. The result is not clamped.
+    else the shortest of those that do not tell what remains: a limit that is not reached is not the
+    one that was. Zero, negative values and garbage say nothing. Never raises for what a provider may
+    send. The result is not clamped.
     """
+    wait_s = _told_wait(headers, now_wall)
+    if wait_s is not None:
+        return wait_s
     if isinstance(headers, Mapping):
-        fields = {_as_bytes(name).lower(): _as_bytes(value) for name, value in headers.items()}
-        resets = [name[len(_RESET) :] for name in fields if name.startswith(_RESET)]
-        return _wait_of(fields.get, tuple(resets), now_wall)
-    return _wait_of(headers, _FAMILIES, now_wall)
+        fields = _lower(headers)
+        resets = tuple(name[len(_RESET) :] for name in fields if name.startswith(_RESET))
+        return _reset_wait(fields.get, resets, now_wall)
+    return _reset_wait(headers, _FAMILIES, now_wall)
 
 
-def _wait_of(
-    get: Callable[[bytes], bytes | None], families: tuple[bytes, ...], now_wall: float | None
-) -> float | None:
+def _lower(headers: Mapping[Any, Any]) -> dict[bytes, bytes]:
+    return {_as_bytes(name).lower(): _as_bytes(value) for name, value in headers.items()}
+
+
+def _told_wait(headers: Headers, now_wall: float | None) -> float | None:
+    """The wait that is meant for this very answer."""
+    get = _lower(headers).get if isinstance(headers, Mapping) else headers
     wait_ms = _number(get(b"retry-after-ms"))
     if wait_ms:
         return wait_ms / 1000.0
@@ -538,6 +549,13 @@ def _wait_of(
         wait_s = _until_date(text, now_wall) if wait_s is None else _until(wait_s, now_wall)
         if wait_s:
             return wait_s
+    return None
+
+
+def _reset_wait(
+    get: Callable[[bytes], bytes | None], families: tuple[bytes, ...], now_wall: float | None
+) -> float | None:
+    """When the limits that were reached are filled up again."""
     for name in (b"x-ratelimit-reset", b"ratelimit-reset"):
         text = get(name)
         if text:
@@ -555,9 +573,10 @@ def _wait_of(
         wait_s = _span(text) if reset is None else _until(reset, now_wall)
         if not wait_s:
             continue
-        if shortest is None or wait_s < shortest:
+        remaining = _number(get(_REMAINING + family))
+        if remaining is None and (shortest is None or wait_s < shortest):
             shortest = wait_s
-        if _number(get(_REMAINING + family)) == 0.0 and (shortest_spent is None or wait_s < shortest_spent):
+        elif remaining == 0.0 and (shortest_spent is None or wait_s < shortest_spent):
             shortest_spent = wait_s
     return shortest_spent or shortest
 

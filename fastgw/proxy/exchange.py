@@ -11,7 +11,7 @@ No task, future or timer is made here: ``on_tick`` compares numbers with the clo
 from __future__ import annotations
 
 from dataclasses import replace
-from time import monotonic
+from time import monotonic, time
 
 from .._core import Tried
 from ..balancing.deadlines import attempt_deadline, patience
@@ -425,6 +425,12 @@ class Exchange(Answering):
             problem = answer_problem(body) if expects_json else None
             if problem is not None:
                 self.node = None
+                if problem == "error_in_200" or problem == "broken_off":
+                    outcome = classify_error_event(body)
+                    if problem == "broken_off" and outcome.certain:
+                        outcome = replace(outcome, certain=False)  # it had begun
+                    self._refused_by(outcome, body, now)
+                    return
                 error = (
                     EmptyAnswer() if problem == "empty" else BadResponse("the provider's answer is no answer")
                 )
@@ -453,7 +459,7 @@ class Exchange(Answering):
         head = node.head
         body = self._all_held(b"")
         # By name: a C method is no callable of its own.
-        outcome = classify(head.status, getattr(head, "get"), body)  # noqa: B009
+        outcome = classify(head.status, getattr(head, "get"), body, now_wall=time())  # noqa: B009
         is_callers_own = outcome.verdict == Verdict.CALLER or outcome.verdict == Verdict.REFUSED
         if self.resumption is not None:
             if self.resumption.by_prefix and (is_callers_own or outcome.verdict == Verdict.MISFIT):
@@ -489,7 +495,9 @@ class Exchange(Answering):
         if self.refusal is None or self.refusal[3] is not outcome:
             # An error event in a 200: the status it would have been.
             status = 400 if verdict in (Verdict.CALLER, Verdict.REFUSED, Verdict.MISFIT) else 502
-            self.refusal = (429 if verdict == Verdict.BUSY else status, answers.JSON, body, outcome)
+            if verdict == Verdict.BUSY:
+                status = 503 if outcome.overload else 429
+            self.refusal = (status, answers.JSON, body, outcome)
         if verdict == Verdict.BUSY:
             attempt.busy(now + outcome.wait_s if outcome.wait_s is not None else 0.0, now, outcome.overload)
         elif verdict == Verdict.DEAD:
@@ -582,8 +590,10 @@ class Exchange(Answering):
             return
         if retryable is not Retryable.ALWAYS:
             self.uncertain = len(self.records)
-            self.exchanges.uncertain_replays += 1
+        before = self.attempts
         self._attempt_next(now)
+        if retryable is not Retryable.ALWAYS and self.attempts > before:
+            self.exchanges.uncertain_replays += 1
 
     def _exclude(self, position: int) -> None:
         """Do not attempt this node again."""

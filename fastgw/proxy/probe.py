@@ -131,6 +131,7 @@ class Prober:
                 await asyncio.sleep(1.0)
                 continue
             async with self._slots:
+                begin = monotonic()
                 try:
                     report = await self.probe(probed)
                 except Exception:  # a bug of ours must not leave a node without probes
@@ -141,6 +142,9 @@ class Prober:
             if self.on_result is not None:
                 result = "ignored" if report is None else "success" if report == Report.SUCCESS else "failure"
                 self.on_result(probed.node, result)
+            if report is not None and report != Report.SUCCESS:
+                # Who waits for the verdict on a silent node waits for every timeout, but not for pauses, too.
+                interval = max(0.0, interval - (monotonic() - begin))
             await asyncio.sleep(interval)
 
     async def probe(self, probed: ProbedNode) -> int | None:

@@ -17,6 +17,9 @@ cdef class Pool(ConnectionOwner):
     cdef public list idle
     cdef public set busy
     cdef public set dials
+    cdef public dict place_of
+    cdef public tuple places
+    cdef public set outdated
     cdef public long long opened
     cdef public long long reused
     cdef public long long stale

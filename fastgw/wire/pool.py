@@ -16,7 +16,7 @@ from .dialer import dial
 from .events import ConnectionOwner, ExchangeEvents
 from .head import Limits
 from .node_connection import NodeConnection
-from .resolver import Resolver
+from .resolver import Address, Resolver
 from .tls import TlsContext
 
 
@@ -72,6 +72,10 @@ class Pool(ConnectionOwner):
         self.idle: list[NodeConnection] = []
         self.busy: set[NodeConnection] = set()
         self.dials: set[Dial] = set()
+        # Where each connection leads; where the name does; and who has to end there after its answer.
+        self.place_of: dict[NodeConnection, Address] = {}
+        self.places: tuple[Address, ...] = ()
+        self.outdated: set[NodeConnection] = set()
         self.opened = 0
         self.reused = 0
         self.stale = 0
@@ -101,6 +105,9 @@ class Pool(ConnectionOwner):
         if self.is_closed or len(self.idle) >= self.max_idle or given.served >= self.max_requests:
             given.close()
             return
+        if self.outdated and given in self.outdated:
+            given.close()
+            return
         if given.tls is not None:
             given.tls.save_session()
         given.idle_since = now
@@ -110,6 +117,9 @@ class Pool(ConnectionOwner):
         self.busy.discard(connection)
         if connection in self.idle:
             self.idle.remove(connection)
+        self.place_of.pop(connection, None)
+        if self.outdated:
+            self.outdated.discard(connection)
 
     def flush(self) -> None:
         """Close all idle connections: the youngest was found dead, and the others are no better."""
@@ -117,10 +127,25 @@ class Pool(ConnectionOwner):
             connection.abort()
 
     def sweep(self, now: float) -> None:
-        """Close what was idle for too long. The oldest are at the bottom of the stack."""
+        """Close what was idle for too long, or leads where the name does not lead any more."""
+        places = self.resolver.lookup(self.host, self.port)
+        if places is not None and places != self.places:
+            self.places = places
+            self._leave_old_places()
+        # The oldest are at the bottom of the stack.
         limit = now - self.settings.idle_timeout_s
         while self.idle and self.idle[0].idle_since < limit:
             self.idle.pop(0).close()
+
+    def _leave_old_places(self) -> None:
+        """End the idle connections to addresses the name has lost; the busy ones end after their answer."""
+        for connection, place in list(self.place_of.items()):
+            if place in self.places:
+                self.outdated.discard(connection)
+            elif connection in self.busy:
+                self.outdated.add(connection)
+            else:
+                connection.close()
 
     # --- Dialling -----------------------------------------------------------------------------
 
@@ -136,7 +161,7 @@ class Pool(ConnectionOwner):
     async def open(self, timeout_s: float) -> NodeConnection:
         """Make a new connection for the caller alone. Raises NodeError."""
         tls = self.tls.new_session(self.server_name) if self.tls is not None else None
-        _, connection, _ = await dial(
+        _, connection, place = await dial(
             self.resolver,
             self.host,
             self.port,
@@ -149,6 +174,7 @@ class Pool(ConnectionOwner):
             connection.abort()
             raise ConnectFailed("the provider closed the connection as soon as it was made")
         self.busy.add(connection)
+        self.place_of[connection] = place
         return connection
 
     async def _dial(self, ticket: Dial, timeout_s: float) -> None:

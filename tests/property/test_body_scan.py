@@ -163,9 +163,10 @@ def problem_of(answer: dict[str, Any]) -> str | None:
 
     if not answer:
         return "empty"
+    has_failed = answer.get("status") in ("failed", "cancelled")
     if any(is_something(name) for name in ("choices", "data", "output")):
-        return "broken_off" if body.is_broken_off(answer) else None
-    if is_something("error") or answer.get("object") == "error":
+        return "broken_off" if has_failed or body.is_broken_off(answer) else None
+    if has_failed or is_something("error") or answer.get("object") == "error":
         return "error_in_200"
     return "empty" if "choices" in answer else None
 

@@ -201,6 +201,7 @@ def test_answer_is_empty(body: bytes) -> None:
         {"error": "overloaded", "choices": []},
         {"object": "error", "message": "x", "code": 400},
         {"object": "response", "status": "failed", "error": {"code": "server_error"}, "output": []},
+        {"object": "response", "status": "cancelled", "error": None, "output": []},
     ],
 )
 def test_answer_is_an_error(answer: object) -> None:
@@ -221,6 +222,9 @@ def test_answer_is_not_json(body: bytes) -> None:
 def test_answer_that_was_broken_off_is_told() -> None:
     choices = [{"message": {"content": "Once upon"}, "finish_reason": "insufficient_system_resource"}]
     assert answer_problem(json.dumps({"choices": choices}).encode()) == "broken_off"
+    output = [{"type": "message", "content": [{"type": "output_text", "text": "Once upon"}]}]
+    for status, problem in (("failed", "broken_off"), ("cancelled", "broken_off"), ("incomplete", None)):
+        assert answer_problem(json.dumps({"status": status, "output": output}).encode()) == problem
 
 
 @pytest.mark.parametrize("size", range(1, len(json.dumps(CHAT))))

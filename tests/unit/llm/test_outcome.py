@@ -142,6 +142,18 @@ def test_wait_of_an_overload_is_believed_up_to_a_minute() -> None:
     assert classify(429, {"retry-after": "3600"}).wait_s == 3600.0
 
 
+def test_when_our_limits_are_filled_up_says_nothing_of_an_overload() -> None:
+    limits = {"x-ratelimit-reset-requests": "6m0s", "x-ratelimit-remaining-requests": "0"}
+    assert classify(429, limits).wait_s == 360.0
+    assert classify(503, limits).wait_s is None
+    assert classify(503, {**limits, "retry-after-ms": "1500"}).wait_s == 1.5
+
+
+def test_wait_of_milliseconds_is_no_invitation_to_ask_all_the_time() -> None:
+    assert classify(429, {"retry-after-ms": "6"}).wait_s == 0.5
+    assert classify(429, {"x-ratelimit-reset-tokens": "6ms"}).wait_s == 0.5
+
+
 def test_dead_key_is_dead_whatever_it_asks_to_wait() -> None:
     outcome = classify(429, {"retry-after": "1"}, error(code="insufficient_quota"))
     assert outcome == Outcome(Verdict.DEAD, "no_quota")
@@ -269,6 +281,16 @@ WAITS: list[tuple[dict[str, str], float | None]] = [
             "x-ratelimit-remaining-tokens": "17",
         },
         360.0,
+    ),
+    # A limit that is not reached is not the one that was.
+    ({"x-ratelimit-reset-requests": "6ms", "x-ratelimit-remaining-requests": "9999"}, None),
+    (
+        {
+            "x-ratelimit-reset-requests": "6ms",
+            "x-ratelimit-remaining-requests": "9999",
+            "x-ratelimit-reset-tokens": "2s",
+        },
+        2.0,
     ),
     ({"x-ratelimit-reset-pixels": "3s"}, 3.0),
     ({"x-ratelimit-reset-requests": "1s", "Retry-After": "20"}, 20.0),
