@@ -100,7 +100,7 @@ cdef bint _ends_word(int c) noexcept
 
 
 @cython.locals(
-    c=int, at=Py_ssize_t, text=Py_ssize_t, shape=cython.ulonglong, marks=cython.ulonglong,
+    c=int, at=Py_ssize_t, text=Py_ssize_t, size=Py_ssize_t, shape=cython.ulonglong, marks=cython.ulonglong,
     found=cython.uint
 )
 cdef (Py_ssize_t, cython.uint) _skip_nested(const unsigned char *p, Py_ssize_t i, Py_ssize_t end) noexcept

@@ -593,8 +593,10 @@ def _skip_nested(p: bytes, i: int, end: int) -> tuple[int, int]:
             c = p[at]
             if text:
                 if c == 0x22 and (p[at - 1] != 0x5C or not _is_escaped(p, at)):
-                    if at - text <= 28 and _MARK_SIZES >> (at - text) & 1:
-                        found |= _mark_of(p, text, at - text)
+                    size = at - text
+                    # Of four letters, which most keys and values have, only "file" counts.
+                    if size <= 28 and _MARK_SIZES >> size & 1 and (size != 4 or p[text] == 0x66):
+                        found |= _mark_of(p, text, size)
                     text = 0
             elif c == 0x22:
                 text = at + 1

@@ -155,6 +155,20 @@ def fill_schema(schema: object, text: str, depth: int = 0) -> Any:
     return {"integer": 1, "number": 1.0, "boolean": True, "null": None}.get(str(kind), text)
 
 
+def told_schema(messages: Sequence[Mapping[str, Any]]) -> Mapping[str, Any] | None:
+    """A JSON schema that is the last line of an instruction: this model does as it is told."""
+    for message in messages:
+        line = text_of(message.get("content")).rpartition("\n")[2]
+        if message.get("role") == "system" and line.startswith("{"):
+            try:
+                schema = orjson.loads(line)
+            except orjson.JSONDecodeError:
+                continue
+            if isinstance(schema, dict) and "type" in schema:
+                return schema
+    return None
+
+
 def arguments_for(schema: Mapping[str, Any], text: str) -> str:
     """The arguments of a tool call, as JSON text."""
     value = fill_schema(schema, text) if schema else {"text": text}

@@ -23,6 +23,7 @@ from fastgw.simulator.conversation import (
     say,
     text_of,
     tokens_of,
+    told_schema,
     wanted_call,
 )
 from fastgw.simulator.script import JSON, Answer
@@ -240,7 +241,7 @@ class Dialect:
         kind = form.get("type") if isinstance(form, Mapping) else None
         if kind in ("json_object", "json_schema"):
             wrapped: object = form.get("json_schema") if isinstance(form, Mapping) else None
-            shape: object = wrapped.get("schema") if isinstance(wrapped, Mapping) else None
+            shape: object = wrapped.get("schema") if isinstance(wrapped, Mapping) else told_schema(messages)
             text = "".join(reply.content)
             value = fill_schema(shape, text) if isinstance(shape, Mapping) else {"text": text}
             reply.content = tokens_of(orjson.dumps(value).decode())

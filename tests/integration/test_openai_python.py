@@ -131,7 +131,7 @@ class City(BaseModel):
     inhabitants: int
 
 
-def test_an_answer_that_is_parsed(client: OpenAI) -> None:
+def test_an_answer_that_is_parsed(client: OpenAI, condition: str) -> None:
     got = client.chat.completions.parse(**ASK, response_format=City)
     assert isinstance(got.choices[0].message.parsed, City)
 
