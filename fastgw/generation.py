@@ -22,6 +22,7 @@ from .balancing.health import HealthPolicy, Thresholds
 from .balancing.upstream import Upstream
 from .config.model import (
     ActiveCheck,
+    AiProxyConfig,
     Config,
     NodeConfig,
     PluginConfig,
@@ -34,6 +35,7 @@ from .errors import ConfigError
 from .llm.adapter import Adapter
 from .llm.dialect import DIALECTS, Dialect
 from .llm.model_map import ModelMap
+from .plugins.ai_proxy import CALLS, LIMITED, AiProxy, paths_of
 from .plugins.key_auth import KeyAuth
 from .plugins.proxy_rewrite import ProxyRewrite
 from .proxy.plan import NodeLink, RoutePlan
@@ -176,8 +178,7 @@ class Builder:
             return None
         # An upstream that is written inside a route or a service has the id of that one, and an own
         # one may have the same: they must not be taken for each other.
-        owner = upstream.mark.path.partition("[")[0] if upstream.mark is not None else "upstreams"
-        key = f"/{owner}/{upstream.id or upstream.name}"
+        key = f"/{upstream.owner}/{upstream.id or upstream.name}"
         while key in generation.upstreams and generation.upstreams[key].config is not upstream:
             key += "'"
         if key not in generation.upstreams:
@@ -206,7 +207,7 @@ class Builder:
             retry_timeout_s=config.retry_timeout_s,
         )
         built = BuiltUpstream(config, upstream, tuple(pools), None)
-        if config.active is not None:
+        if config.is_probed:
             self._build_prober(built, whole)
         return built
 
@@ -252,7 +253,7 @@ class Builder:
         generation: Generation,
         old: Generation | None,
     ) -> Pool:
-        is_tls = upstream.scheme in ("https", "grpcs")
+        is_tls = upstream.scheme_of(node) in ("https", "grpcs")
         # The context is part of the key: connections made under another trust are not used again.
         tls = self._tls(self._ca_file(node, upstream, whole)) if is_tls else None
         server_name = node.host
@@ -283,25 +284,42 @@ class Builder:
         return node.ca_file or upstream.ca_file or whole.process.ca_file or self.ca_file
 
     def _build_prober(self, built: BuiltUpstream, whole: Config) -> None:
-        check = built.config.active
-        assert check is not None
-        is_apisix = whole.profile is Profile.APISIX
         probed = []
         for node, config in zip(built.upstream.nodes, built.config.nodes, strict=True):
-            is_named = not is_ip(config.host)
-            host = config.host if is_named or not check.host else check.host
-            if built.config.pass_host == "rewrite" and built.config.upstream_host:
-                host = built.config.upstream_host
-            tls = self._tls(self._ca_file(config, built.config, whole)) if check.type == "https" else None
-            pool = Pool(
-                self.resolver,
-                config.host,
-                check.port or config.port,
-                tls=tls,
-                server_name=host.partition(":")[0],
-            )
-            request = probe_request(check.http_method, check.http_path, host.encode(), check.req_headers)
-            probed.append(ProbedNode(node, pool, b"" if check.type == "tcp" else request))
+            check = built.config.check_of(config)
+            if check is not None:
+                probed.append(self._probed(node, config, check, built.config, whole))
+        built.probe_pools = tuple(node.pool for node in probed)
+        on_result = partial(self.on_probed, built.upstream) if self.on_probed is not None else None
+        common = probed[0].settings
+        assert common is not None
+        built.prober = Prober(built.upstream, tuple(probed), common, on_result)
+
+    def _probed(
+        self, node: Node, config: NodeConfig, check: ActiveCheck, upstream: UpstreamConfig, whole: Config
+    ) -> ProbedNode:
+        """How one node is probed."""
+        is_named = not is_ip(config.host)
+        host = config.host if is_named or not check.host else check.host
+        if upstream.pass_host == "rewrite" and upstream.upstream_host:
+            host = upstream.upstream_host
+        tls = self._tls(self._ca_file(config, upstream, whole)) if check.type == "https" else None
+        pool = Pool(
+            self.resolver,
+            config.host,
+            check.port or config.port,
+            tls=tls,
+            server_name=host.partition(":")[0],
+        )
+        path = check.http_path
+        fields = check.req_headers
+        if config.instance is not None:  # its probes sign in as its requests do
+            if config.auth_query:
+                path += ("&" if "?" in path else "?") + urlencode(config.auth_query)
+            fields += config.auth_headers
+        request = b""
+        if check.type != "tcp":
+            request = probe_request(check.http_method, path, host.encode(), fields)
         settings = ProbeSettings(
             is_tcp=check.type == "tcp",
             timeout_s=check.timeout_s,
@@ -309,20 +327,19 @@ class Builder:
             unhealthy_interval_s=check.unhealthy_interval_s,
             healthy_statuses=check.healthy_statuses or frozenset(),
             unhealthy_statuses=check.unhealthy_statuses or frozenset(),
-            judges_unlisted=not is_apisix,
+            judges_unlisted=whole.profile is not Profile.APISIX,
             concurrency=check.concurrency,
         )
-        built.probe_pools = tuple(node.pool for node in probed)
-        on_result = partial(self.on_probed, built.upstream) if self.on_probed is not None else None
-        built.prober = Prober(built.upstream, tuple(probed), settings, on_result)
+        return ProbedNode(node, pool, request, settings, active_thresholds(check))
 
     def _plan(self, route: RouteConfig, built: BuiltUpstream | None, config: Config) -> RoutePlan:
         is_apisix = config.profile is Profile.APISIX
         passthrough = route.passthrough or is_apisix
         upstream = built.config if built is not None else None
         is_llm = upstream is not None and any(node.provider for node in upstream.nodes)
+        ai_proxy = upstream.ai_proxy if upstream is not None else None
         fields, dropped, plugins, host = self._plugins(
-            route.plugins, config, passthrough=passthrough, is_llm=is_llm
+            route.plugins, config, ai_proxy, passthrough=passthrough, is_llm=is_llm
         )
         links: tuple[NodeLink, ...] = ()
         if built is not None:
@@ -332,17 +349,26 @@ class Builder:
             )
         retries = upstream.retries if upstream is not None else None
         timeouts = route.timeout or (upstream.timeout if upstream is not None else None)
+        fails_over_on_status = not is_apisix
+        fallback = None
+        if upstream is not None and ai_proxy is not None:
+            timeouts = upstream.timeout or route.timeout
+            fallback = ai_proxy.fallback
+            if fallback is not None:
+                fails_over_on_status = True
         process = config.process
         return RoutePlan(
             route.name,
             built.upstream if built is not None else None,
             links,
             plugins=plugins,
+            body_plugins=tuple(plugin for plugin in plugins if hasattr(plugin, "on_body")),
             deadlines=deadlines_of(route.deadlines, timeouts),
             is_llm=is_llm,
             replayable=route.replayable if not is_apisix or route.replayable is not None else None,
             replays_uncertain=not is_apisix,
-            fails_over_on_status=not is_apisix,
+            fails_over_on_status=fails_over_on_status,
+            fallback=fallback,
             passthrough=passthrough,
             max_attempts=retries + 1 if retries is not None else None,
             hold_answer_bytes=process.hold_answer_bytes,
@@ -380,11 +406,20 @@ class Builder:
             keep = LLM_REQUEST_FIELDS + dialect.fields
             if passthrough:
                 keep += LLM_CREDENTIALS + dialect.credentials
+            if node.instance is not None:
+                sent.append((b"content-type", b"application/json"))
+                drop.add(b"content-type")
             if self.forwards_simulator_fields:
                 keep += (b"x-sim-*",)
         host = rewritten_host if upstream.pass_host == "pass" else host_for(node, upstream)
         adapter = adapter_for(node)
-        prefix_path = DIALECTS[node.provider].prefix_path if node.provider and adapter.takes("prefix") else ""
+        prefix_path = ""
+        if (
+            node.provider
+            and adapter.takes("prefix")
+            and (node.instance is None or node.instance.path is None)
+        ):
+            prefix_path = DIALECTS[node.provider].prefix_path
         return NodeLink(
             built.upstream.nodes[position],
             built.pools[position],
@@ -392,14 +427,25 @@ class Builder:
             position=position,
             provider=node.provider,
             adapter=adapter,
+            call_adapters=(
+                {call: adapter_for(node, call) for call in CALLS.values()}
+                if node.instance is not None
+                else None
+            ),
             query=urlencode(node.auth_query).encode(),
+            paths=paths_of(node.provider or "", node.instance.path) if node.instance is not None else None,
             auth_names=auth_names,
             prefix_target=prefix_path.encode(),
         )
 
     @staticmethod
     def _plugins(
-        configs: tuple[PluginConfig, ...], config: Config, *, passthrough: bool, is_llm: bool
+        configs: tuple[PluginConfig, ...],
+        config: Config,
+        ai_proxy: AiProxyConfig | None,
+        *,
+        passthrough: bool,
+        is_llm: bool,
     ) -> tuple[list[tuple[bytes, bytes]], set[bytes], tuple[Any, ...], bytes | None]:
         """A route's plugins: what they do to every request alike, and the ones that must run.
 
@@ -429,6 +475,14 @@ class Builder:
                     errors_like_apisix=config.profile is Profile.APISIX,
                 )
                 running.append((meta.get("priority", auth.priority), auth))
+            elif ai_proxy is not None and plugin.upstream is not None:
+                proxy = AiProxy(
+                    plugin.name,
+                    max_body_bytes=ai_proxy.max_body_bytes,
+                    max_stream_s=ai_proxy.max_stream_s,
+                    errors_like_apisix=config.profile is Profile.APISIX,
+                )
+                running.append((meta.get("priority", proxy.priority), proxy))
             else:
                 raise ConfigError(f"plugin {plugin.name!r} is not supported")
         running.sort(key=lambda entry: -entry[0])
@@ -443,14 +497,36 @@ def dialect_of(node: NodeConfig) -> Dialect:
     return DIALECTS[node.dialect or "openai-compatible"]
 
 
-def adapter_for(node: NodeConfig) -> Adapter:
-    """What is done to the requests of a node."""
+def adapter_for(node: NodeConfig, call: bytes | None = None) -> Adapter:
+    """What is done to the requests of a node.
+
+    Args:
+        call: of an instance, the kind of requests: one of ``CALLS``, None for all others.
+    """
+    written: dict[str, Any] = {}
+    instance = node.instance
+    if instance is not None:
+        kind = next((kind for kind, known in CALLS.items() if known == call), "passthrough")
+        written = {
+            "options": instance.options,
+            "max_tokens": instance.max_tokens if call in LIMITED else None,
+            "patch": instance.patches.get(kind),
+            "patch_forced": instance.patch_forced,
+        }
     return Adapter(
         dialect_of(node),
         ModelMap(node.models) if node.models else None,
         strict=node.strict,
         capabilities=dict(node.capabilities),
+        **written,
     )
+
+
+def call_adapters_for(node: NodeConfig) -> dict[bytes, Adapter] | None:
+    """The adapters of an instance for the calls of known kinds; None: the node is none."""
+    if node.instance is None:
+        return None
+    return {call: adapter_for(node, call) for call in CALLS.values()}
 
 
 def is_ip(host: str) -> bool:
@@ -460,6 +536,8 @@ def is_ip(host: str) -> bool:
 def record_key(upstream: str, node: NodeConfig) -> str:
     """What a node's health belongs to. It holds the credentials: nothing may show it."""
     parts = [upstream, node.host, str(node.port)]
+    if node.instance is not None:  # two of them may be at one place with one key, for two models
+        parts.append(node.name)
     for pairs in (node.auth_headers, node.auth_query):
         parts += [f"{len(pairs)}", *(text for pair in pairs for text in pair)]
     return "\0".join(parts)
@@ -476,7 +554,7 @@ def host_for(node: NodeConfig, upstream: UpstreamConfig) -> bytes:
     """The Host a node gets: its own name, or the one the upstream writes; a port if unusual."""
     if upstream.pass_host == "rewrite" and upstream.upstream_host:
         return upstream.upstream_host.encode()
-    standard = 443 if upstream.scheme in ("https", "grpcs") else 80
+    standard = 443 if upstream.scheme_of(node) in ("https", "grpcs") else 80
     name = f"[{node.host}]" if ":" in node.host else node.host
     return (name if node.port == standard else f"{name}:{node.port}").encode()
 
@@ -504,11 +582,12 @@ def health_policy(upstream: UpstreamConfig, config: Config) -> HealthPolicy:
         dead_reprobe_max_s=10 * config.process.dead_reprobe_s,
         cooling_max_s=config.process.cooling_max_s,
     )
-    if upstream.active is not None:
-        intervals = (upstream.active.healthy_interval_s, upstream.active.unhealthy_interval_s)
+    checks = [check for check in map(upstream.check_of, upstream.nodes) if check is not None]
+    if checks:
+        intervals = [max(check.healthy_interval_s, check.unhealthy_interval_s) for check in checks]
         policy = replace(
             policy,
-            active=active_thresholds(upstream.active),
+            active=active_thresholds(checks[0]),
             probe_hold_s=max(30.0, 3 * max(intervals)),
         )
     if passive is not None:

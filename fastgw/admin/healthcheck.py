@@ -45,21 +45,22 @@ def one(gateway: Gateway, path: str) -> tuple[int, Any]:
 
 def owner_of(upstream: UpstreamConfig) -> str:
     """The kind of object in the file that an upstream belongs to: it shares that one's id."""
-    path = upstream.mark.path if upstream.mark is not None else ""
-    kind = path.partition("[")[0]
-    return kind if kind in KINDS else "upstreams"
+    return upstream.owner if upstream.owner in KINDS else "upstreams"
 
 
 def _is_checked(built: BuiltUpstream) -> bool:
-    return built.config.active is not None or built.config.passive is not None
+    return built.config.is_probed or built.config.passive is not None
 
 
 def _checker(built: BuiltUpstream, name: str) -> dict[str, Any]:
-    active = built.config.active
-    port = active.port if active is not None else None
+    kind = "http"
     nodes: dict[tuple[str, int], dict[str, Any]] = {}
-    for node in built.upstream.nodes:  # two that are probed at the same place are shown once
-        shown_port = port or node.port
+    for node, config in zip(built.upstream.nodes, built.config.nodes, strict=True):
+        check = built.config.check_of(config)
+        if check is not None:
+            kind = check.type
+        shown_port = (check.port if check is not None else None) or node.port
+        # Two that are probed at the same place are shown once.
         nodes.setdefault(
             (node.host, shown_port),
             {
@@ -72,7 +73,7 @@ def _checker(built: BuiltUpstream, name: str) -> dict[str, Any]:
         )
     return {
         "name": name,
-        "type": active.type if active is not None else "http",
+        "type": kind,
         "nodes": list(nodes.values()),
     }
 

@@ -17,6 +17,10 @@ class Thresholds:
     def __post_init__(self) -> None:
         _check_not_negative(self, "successes", "http_failures", "tcp_failures", "timeouts")
 
+    def limit(self, report: int) -> int:
+        """The one for a kind of report, a _core.Report."""
+        return (self.successes, self.http_failures, self.tcp_failures, self.timeouts)[report]
+
 
 @dataclass(frozen=True, slots=True)
 class HealthPolicy:

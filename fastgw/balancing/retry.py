@@ -7,6 +7,8 @@ change no state a caller can see) says that the only effect of running twice is 
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import orjson
 
 from ..errors import Retryable
@@ -76,3 +78,45 @@ def may_attempt_again(retryable: Retryable, replayable: bool, uncertain_replays:
     if retryable is Retryable.ALWAYS:
         return True
     return replayable and uncertain_replays < 1
+
+
+@dataclass(frozen=True, slots=True)
+class Fallback:
+    """Which failed attempts are followed by another, where an operator has listed statuses.
+
+    Attributes:
+        statuses: answers with these move the request on, however often; others do not. None: what
+            each failure means decides.
+        by_status_alone: APISIX's rules. No answer at all counts as a 500, or a 504 if it was for lack
+            of time; an answer that is not listed is passed on as it came. Else an attempt without an
+            answer is judged by ``may_attempt_again`` alone.
+        within_s: an attempt that took longer than this is the last; 0: however long.
+    """
+
+    statuses: frozenset[int] | None = None
+    by_status_alone: bool = False
+    within_s: float = 0.0
+
+    def lists(self, status: int) -> bool:
+        """Does an answer with this status move on because it says so here?"""
+        return self.statuses is not None and status in self.statuses
+
+    def passes_on(self, status: int) -> bool:
+        """Does an error answer go to the client untouched?"""
+        return self.by_status_alone and not self.lists(status)
+
+    def judge(self, status: int, is_answer: bool, retryable: Retryable, took_s: float) -> Retryable:
+        """What is left of ``retryable``, the word of the failure itself.
+
+        Args:
+            status: of the answer, or what the failure would have been as one.
+            is_answer: the node said so itself.
+            took_s: how long the attempt took, seconds.
+        """
+        if self.within_s and took_s > self.within_s:
+            return Retryable.NEVER
+        if self.statuses is None or not (is_answer or self.by_status_alone):
+            return retryable
+        if not is_answer:
+            status = 504 if status == 504 else 500
+        return Retryable.ALWAYS if status in self.statuses else Retryable.NEVER

@@ -46,8 +46,9 @@ cdef class Upstream:
     cpdef double next_recovery(self, double now)
     # Probes
     @cython.locals(entered=cython.bint)
-    cpdef bint record_probe(self, Node node, int report, double now) except -1
-    cdef bint _count_probe(self, Node node, int report, double now) except -1
+    cpdef bint record_probe(self, Node node, int report, double now, thresholds=*) except -1
+    @cython.locals(limit=cython.longlong)
+    cdef bint _count_probe(self, Node node, int report, double now, thresholds) except -1
     # Policy
     cdef double _spread(self) except? -1
     cdef long long _limit(self, int kind) noexcept

@@ -152,8 +152,8 @@ class Upstream:
 
     # --- Probes ---
 
-    def record_probe(self, node: Node, report: int, now: float) -> bool:
-        """Count the result of a probe against the active thresholds.
+    def record_probe(self, node: Node, report: int, now: float, thresholds: Thresholds | None = None) -> bool:
+        """Count the result of a probe against the active thresholds, or against the node's own.
 
         Unless the policy says otherwise, a success neither ends an ejection by live traffic (a
         trial does, and a failing probe keeps trials back) nor wipes away the failures that live
@@ -161,6 +161,7 @@ class Upstream:
 
         Args:
             report: a _core.Report.
+            thresholds: of this node; None: those of the policy.
         Returns:
             Whether the node changed between usable and unusable.
         """
@@ -170,14 +171,15 @@ class Upstream:
             raise ValueError(f"not a kind of report: {report}")
         entered = node.enter()
         try:
-            return self._count_probe(node, report, now)
+            return self._count_probe(node, report, now, thresholds)
         finally:
             node.leave(entered)
 
-    def _count_probe(self, node: Node, report: int, now: float) -> bool:
+    def _count_probe(self, node: Node, report: int, now: float, thresholds: Thresholds | None) -> bool:
         node.note_probe(report != 0, now + self._probe_hold_s)
+        limit = self._probe_limit(report) if thresholds is None else thresholds.limit(report)
         if report:
-            if not node.report(report, self._probe_limit(report)):
+            if not node.report(report, limit):
                 return False
             node.eject(now, _ACTIVE)
             return True
@@ -187,7 +189,7 @@ class Upstream:
                     return False
             elif node.traffic_failed_at and now - node.traffic_failed_at < _FAILURE_MEMORY_S:
                 return False
-        if not node.report(report, self._probe_success):
+        if not node.report(report, limit):
             return False
         node.heal(now)
         return True
@@ -204,6 +206,8 @@ class Upstream:
         return self._limit_tcp if kind == 2 else self._limit_timeout
 
     def _probe_limit(self, kind: int) -> int:
+        if kind == 0:
+            return self._probe_success
         if kind == 1:
             return self._probe_http
         return self._probe_tcp if kind == 2 else self._probe_timeout

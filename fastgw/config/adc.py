@@ -22,11 +22,14 @@ def routes(data: Values, builder: Builder) -> tuple[RouteConfig, ...]:
         upstream = None
         if "upstream" in service:
             upstream = builder.upstream(service["upstream"], (*path, "upstream"), name=name, id=id)
-        elif service.get("routes") and not builder.document.is_written((*path, "upstream")):
+        routes = _routes_of(service, path, name, id, upstream, builder, ids)
+        found += routes
+        if any(route.upstream is None for route in routes) and not builder.document.is_written(
+            (*path, "upstream")
+        ):
             builder.warning(
                 path, "a service without upstream: its requests get 503", "write upstream: {nodes: [...]}"
             )
-        found += _routes_of(service, path, name, upstream, builder, ids)
     return tuple(found)
 
 
@@ -34,11 +37,12 @@ def _routes_of(
     service: Values,
     path: Path,
     service_name: str,
+    service_id: str,
     upstream: UpstreamConfig | None,
     builder: Builder,
     ids: dict[str, Path],
 ) -> list[RouteConfig]:
-    plugins = builder.plugins(service, path)
+    plugins = builder.plugins(service, path, service_id)
     prefix = service.get("path_prefix", "").rstrip("/")
     if prefix:
         builder.uris([prefix], (*path, "path_prefix"))
@@ -48,17 +52,19 @@ def _routes_of(
         name = route.get("name", "")
         builder.unique(names, name, (*below, "name"), "the route name")
         builder.unique(ids, route.get("id"), (*below, "id"), "the id")
+        id = route.get("id") or _id(f"{service_name}.{name}")
+        active = merged(plugins, builder.plugins(route, below, id))
         found.append(
             RouteConfig(
-                id=route.get("id") or _id(f"{service_name}.{name}"),
+                id=id,
                 name=name,
                 uris=builder.uris(route.get("uris"), (*below, "uris"), prefix),
-                upstream=upstream,
+                upstream=builder.upstream_by_plugin(active, below) or upstream,
                 service=service_name,
                 hosts=builder.hosts(route.get("hosts") or service.get("hosts")),
                 methods=tuple(method for method in route.get("methods") or () if method),
                 priority=int(route.get("priority", 0)),
-                plugins=merged(plugins, builder.plugins(route, below)),
+                plugins=active,
                 timeout=builder.timeouts(route, "timeout"),
                 deadlines=builder.deadlines(route.get("deadlines")),
                 replayable=route.get("replayable"),

@@ -27,10 +27,10 @@ class _Flat:
             for id, (path, values) in self._by_id("upstreams").items()
         }
         self._service_plugins = {
-            id: builder.plugins(values, path) for id, (path, values) in self._services.items()
+            id: builder.plugins(values, path, id) for id, (path, values) in self._services.items()
         }
         self._config_plugins = {
-            id: builder.plugins(values, path) for id, (path, values) in self._plugin_configs.items()
+            id: builder.plugins(values, path, id) for id, (path, values) in self._plugin_configs.items()
         }
         self._service_upstreams = {
             id: self._upstream(values, path, id) for id, (path, values) in self._services.items()
@@ -68,7 +68,13 @@ class _Flat:
             for key in ("upstream", "upstream_id", "service_id")
             if builder.document.is_written((*path, key))
         ]
-        if not written:
+        plugins = merged(
+            self._service_plugins.get(service_id, {}),
+            self._config_plugins.get(config_id, {}),
+            builder.plugins(route, path, id),
+        )
+        own = builder.upstream_by_plugin(plugins, path)
+        if not written and own is None:
             builder.error(path, "this route leads nowhere", "write upstream, upstream_id or service_id")
         uris, hosts = self._one_or_many(route, "uri", path), self._one_or_many(route, "host", path)
         if not uris and not any(builder.document.is_written((*path, key)) for key in ("uri", "uris")):
@@ -77,16 +83,12 @@ class _Flat:
             id=id,
             name=route.get("name", id),
             uris=builder.uris(uris, (*path, "uris")),
-            upstream=upstream,
+            upstream=own or upstream,
             service=service.get("name", service_id) if service else None,
             hosts=builder.hosts(hosts or service.get("hosts")),
             methods=tuple(method for method in route.get("methods") or () if method),
             priority=int(route.get("priority", 0)),
-            plugins=merged(
-                self._service_plugins.get(service_id, {}),
-                self._config_plugins.get(config_id, {}),
-                builder.plugins(route, path),
-            ),
+            plugins=plugins,
             timeout=builder.timeouts(route, "timeout"),
             deadlines=builder.deadlines(route.get("deadlines")),
             replayable=route.get("replayable"),

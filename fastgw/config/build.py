@@ -38,6 +38,7 @@ Values = dict[str, Any]
 
 _EMPTY_CREDENTIAL = re.compile(r"\s*(?:bearer|basic)?\s*", re.IGNORECASE)
 _DEFAULT_PORTS = {"http": 80, "https": 443}
+AI_PLUGINS = ("ai-proxy", "ai-proxy-multi")  # they bring an upstream of their own
 
 
 class Builder:
@@ -51,7 +52,7 @@ class Builder:
         self.profile = profile
         self.form = form
         self.base = base
-        self._is_llm = profile is Profile.LLM
+        self.is_llm = profile is Profile.LLM
 
     def error(self, path: Path, message: str, hint: str = "") -> None:
         """Note a mistake at the value that path leads to."""
@@ -79,15 +80,15 @@ class Builder:
             nodes=self._nodes(values.get("nodes"), (*path, "nodes"), scheme),
             type=values.get("type", "roundrobin"),
             scheme=scheme,
-            retries=_whole(values, "retries", None),
+            retries=whole(values, "retries", None),
             retry_timeout_s=float(values.get("retry_timeout", 0)),
             timeout=timeout,
             pass_host=values.get("pass_host", defaults.PASS_HOST[self.profile]),
             upstream_host=self._host(values, "upstream_host", path) or None,
             keepalive=self._keepalive(values.get("keepalive_pool")),
-            active=self._active(values, path, scheme),
+            active=self.active_check(values, path, scheme),
             passive=self._passive(values, path),
-            ca_file=self._file(values, "ca_file", path),
+            ca_file=self.file(values, "ca_file", path),
             mark=self.mark(path),
         )
         if (values.get("tls") or {}).get("verify") is False:
@@ -109,9 +110,9 @@ class Builder:
             return defaults.KEEPALIVE[self.profile]
         unwritten = defaults.KEEPALIVE_WRITTEN
         return Keepalive(
-            size=_whole(values, "size", unwritten.size),
+            size=whole(values, "size", unwritten.size),
             idle_timeout_s=float(values.get("idle_timeout", unwritten.idle_timeout_s)),
-            requests=_whole(values, "requests", unwritten.requests),
+            requests=whole(values, "requests", unwritten.requests),
         )
 
     # --- Nodes ---
@@ -129,7 +130,7 @@ class Builder:
                 self.unique(addresses, with_port(node.host, node.port), below, "the node")
                 self.unique(names, item.get("name"), (*below, "name"), "the node name")
         if self.document.is_written(path) and not values and path not in self.document.broken:
-            if self._is_llm:
+            if self.is_llm:
                 self.error(path, "an upstream without nodes can answer nothing", "add a node")
             else:
                 self.warning(path, "an upstream without nodes: its requests get 503")
@@ -153,27 +154,27 @@ class Builder:
 
     def _node(self, values: Values, path: Path, scheme: str) -> NodeConfig | None:
         host = self._host(values, "host", path)
-        port = _whole(values, "port", _DEFAULT_PORTS[scheme] if self.form == "apisix" else None)
+        port = whole(values, "port", _DEFAULT_PORTS[scheme] if self.form == "apisix" else None)
         if not host or port is None:
             return None
-        implied, models = self._dialect(values, host)
+        implied, models = self.dialect(values, host)
         auth = values.get("auth") or {}
         node = NodeConfig(
             host=host,
             port=port,
-            weight=_whole(values, "weight", 1),
-            priority=_whole(values, "priority", 0),
+            weight=whole(values, "weight", 1),
+            priority=whole(values, "priority", 0),
             name=values.get("name") or with_port(host, port),
             provider=implied,
-            dialect=implied if self._is_llm else values.get("provider"),
-            auth_headers=self._credentials(auth, "header", path),
-            auth_query=self._credentials(auth, "query", path),
+            dialect=implied if self.is_llm else values.get("provider"),
+            auth_headers=self.credentials(auth, "header", path),
+            auth_query=self.credentials(auth, "query", path),
             models=models,
             capabilities=tuple((values.get("capabilities") or {}).items()),
             strict=values.get("strict", False),
             timeout=self.timeouts(values, "timeout"),
-            max_in_flight=_whole(values, "max_in_flight", 0),
-            ca_file=self._file(values, "ca_file", path),
+            max_in_flight=whole(values, "max_in_flight", 0),
+            ca_file=self.file(values, "ca_file", path),
             metadata=values.get("metadata") or EMPTY,
             mark=self.mark(path),
         )
@@ -185,16 +186,17 @@ class Builder:
             )
         return node
 
-    def _dialect(self, values: Values, host: str) -> tuple[str | None, tuple[tuple[str, str | None], ...]]:
+    def dialect(self, values: Values, host: str) -> tuple[str | None, tuple[tuple[str, str | None], ...]]:
         """The provider and the model map of a node: as written, else what its host implies."""
         from fastgw.llm.dialect import DEFAULT_MODELS
 
         provider = values.get("provider") or known_provider(host)
         if "models" in values:
             return provider, tuple(values["models"].items())
-        return provider, DEFAULT_MODELS[provider] if provider and self._is_llm else ()
+        return provider, DEFAULT_MODELS[provider] if provider and self.is_llm else ()
 
-    def _credentials(self, auth: Values, kind: str, path: Path) -> tuple[tuple[str, str], ...]:
+    def credentials(self, auth: Values, kind: str, path: Path) -> tuple[tuple[str, str], ...]:
+        """The header fields or query arguments of an ``auth`` object below path."""
         found = []
         for name, value in (auth.get(kind) or {}).items():
             text = number_text(value)
@@ -206,17 +208,18 @@ class Builder:
 
     # --- Health checks ---
 
-    def _active(self, upstream: Values, path: Path, scheme: str) -> ActiveCheck | None:
-        values = (upstream.get("checks") or {}).get("active")
+    def active_check(self, owner: Values, path: Path, scheme: str) -> ActiveCheck | None:
+        """``checks.active`` of an upstream, or of an instance of ai-proxy-multi."""
+        values = (owner.get("checks") or {}).get("active")
         if values is None:
             return None
         path = (*path, "checks", "active")
         healthy: Values | None = values.get("healthy")
         unhealthy: Values | None = values.get("unhealthy")
-        kind = values.get("type") or ("https" if self._is_llm and scheme == "https" else "http")
+        kind = values.get("type") or ("https" if self.is_llm and scheme == "https" else "http")
         if kind == "http" and scheme == "https":
             self.warning(path, "probes of an https upstream in plain HTTP", "write type: https")
-        if not self._is_llm and unhealthy is None:
+        if not self.is_llm and unhealthy is None:
             self.warning(
                 path, "without `unhealthy` no unhealthy node is ever probed, so none comes back by itself"
             )
@@ -225,28 +228,28 @@ class Builder:
         return ActiveCheck(
             type=kind,
             timeout_s=float(values.get("timeout", 1)),
-            concurrency=_whole(values, "concurrency", 10),
+            concurrency=whole(values, "concurrency", 10),
             host=host or None,
-            port=_whole(values, "port", None),
+            port=whole(values, "port", None),
             http_method=values.get("http_method", "GET"),
             http_path=values.get("http_path", "/"),
             verify=values.get("https_verify_certificate", True),
             req_headers=self._header_lines(values),
             healthy_interval_s=self._interval(healthy, unhealthy),
             healthy_statuses=self._statuses(written, defaults.ACTIVE.healthy_statuses),
-            successes=_whole(written, "successes", defaults.ACTIVE.successes),
+            successes=whole(written, "successes", defaults.ACTIVE.successes),
             unhealthy_interval_s=self._interval(unhealthy, healthy),
             unhealthy_statuses=self._statuses(other, defaults.ACTIVE.unhealthy_statuses),
-            http_failures=_whole(other, "http_failures", defaults.ACTIVE.http_failures),
-            tcp_failures=_whole(other, "tcp_failures", defaults.ACTIVE.tcp_failures),
-            timeouts=_whole(other, "timeouts", defaults.ACTIVE.timeouts),
+            http_failures=whole(other, "http_failures", defaults.ACTIVE.http_failures),
+            tcp_failures=whole(other, "tcp_failures", defaults.ACTIVE.tcp_failures),
+            timeouts=whole(other, "timeouts", defaults.ACTIVE.timeouts),
         )
 
     def _interval(self, own: Values | None, other: Values | None) -> float:
         """Seconds between probes. APISIX never runs a kind of probe whose object is absent; we always do."""
         if own is not None:
             return float(own.get("interval", 1))
-        if not self._is_llm:
+        if not self.is_llm:
             return 0.0
         return float((other or {}).get("interval", 1))
 
@@ -254,7 +257,7 @@ class Builder:
         found = written.get("http_statuses")
         if found is not None:
             return frozenset(int(status) for status in found if status is not None)
-        return None if self._is_llm else unwritten
+        return None if self.is_llm else unwritten
 
     def _header_lines(self, values: Values) -> tuple[tuple[str, str], ...]:
         pairs = []
@@ -268,7 +271,7 @@ class Builder:
         path = (*path, "checks")
         library = defaults.PASSIVE["apisix"]
         if "passive" not in checks:
-            if self._is_llm or "active" not in checks:
+            if self.is_llm or "active" not in checks:
                 return None
             # Attempts that were followed by a retry count in APISIX even so.
             return PassiveCheck(
@@ -280,7 +283,7 @@ class Builder:
                 library.timeouts,
                 False,
             )
-        if not self._is_llm and not self.document.is_written((*path, "active")):
+        if not self.is_llm and not self.document.is_written((*path, "active")):
             self.error(
                 (*path, "passive"), "passive checks need active ones", "APISIX refuses them alone; add active"
             )
@@ -289,7 +292,7 @@ class Builder:
         table = defaults.PASSIVE[self.form]
         good, bad = healthy or {}, unhealthy or {}
         never: frozenset[int] = frozenset()
-        if self._is_llm:
+        if self.is_llm:
             successes = table.successes if healthy is not None else defaults.BUILT_IN_SUCCESSES
             failures = (table.http_failures, table.tcp_failures, table.timeouts)
             if unhealthy is None:
@@ -301,26 +304,42 @@ class Builder:
                 failures = (library.http_failures, library.tcp_failures, library.timeouts)
         return PassiveCheck(
             healthy_statuses=self._statuses(good, table.healthy_statuses if healthy is not None else never),
-            successes=_whole(good, "successes", successes),
+            successes=whole(good, "successes", successes),
             unhealthy_statuses=self._statuses(
                 bad, table.unhealthy_statuses if unhealthy is not None else never
             ),
-            http_failures=_whole(bad, "http_failures", failures[0]),
-            tcp_failures=_whole(bad, "tcp_failures", failures[1]),
-            timeouts=_whole(bad, "timeouts", failures[2]),
-            connect_failure_ejects=self._is_llm and "tcp_failures" not in bad,
+            http_failures=whole(bad, "http_failures", failures[0]),
+            tcp_failures=whole(bad, "tcp_failures", failures[1]),
+            timeouts=whole(bad, "timeouts", failures[2]),
+            connect_failure_ejects=self.is_llm and "tcp_failures" not in bad,
         )
 
     # --- Plugins, consumers ---
 
-    def plugins(self, owner: Values, path: Path) -> dict[str, PluginConfig]:
-        """The plugins that one object at path carries."""
+    def plugins(self, owner: Values, path: Path, id: str) -> dict[str, PluginConfig]:
+        """The plugins that one object at path carries; ``id`` is that object's."""
         found = {}
         for name, conf in (owner.get("plugins") or {}).items():
             below = (*path, "plugins", name)
             normal = self._proxy_rewrite(conf, below) if name == "proxy-rewrite" else conf
-            found[name] = PluginConfig(name, normal, self.mark(below))
+            upstream = None
+            if name in AI_PLUGINS:
+                from fastgw.config.ai_proxy import upstream_of
+
+                upstream = upstream_of(self, name, conf, below, owner=str(owner.get("name", id)), id=id)
+            found[name] = PluginConfig(name, normal, upstream, self.mark(below))
         return found
+
+    def upstream_by_plugin(self, plugins: tuple[PluginConfig, ...], path: Path) -> UpstreamConfig | None:
+        """The upstream that one of a route's plugins brings; it takes the place of any other."""
+        found = [plugin for plugin in plugins if plugin.upstream is not None]
+        if len(found) > 1:
+            self.error(
+                path,
+                "ai-proxy and ai-proxy-multi on one route",
+                "one of them; _meta.disable hides a service's",
+            )
+        return found[0].upstream if found else None
 
     def _proxy_rewrite(self, conf: Values, path: Path) -> Values:
         """The conf with headers in the form with verbs: values are texts or lists of texts."""
@@ -448,7 +467,7 @@ class Builder:
                 if text is not None:
                     self.error((*path, "connect_to", index), str(error))
         taken["connect_to"] = tuple(connections)
-        taken["ca_file"] = self._file(values, "ca_file", path)
+        taken["ca_file"] = self.file(values, "ca_file", path)
         taken["tls"] = self._tls(taken.pop("tls", None), (*path, "tls"))
         return ProcessConfig(**taken)
 
@@ -456,7 +475,7 @@ class Builder:
         """The listeners' certificate; whether it is one is seen when it is loaded."""
         if not values:
             return None
-        certificate, key = (self._file(values, name, path) for name in ("certificate", "key"))
+        certificate, key = (self.file(values, name, path) for name in ("certificate", "key"))
         if key and os.access(key, os.R_OK) and os.stat(key).st_mode & (stat.S_IRGRP | stat.S_IROTH):
             self.warning((*path, "key"), "others on this machine may read this file", "chmod 600")
         return TlsConfig(certificate or "", key or "", str(values.get("min_version", "1.2")))
@@ -496,7 +515,7 @@ class Builder:
             self.error((*path, key), f"{error}, got {self.shown(text, (*path, key))}")
             return ""
 
-    def _file(self, values: Values, key: str, path: Path) -> str | None:
+    def file(self, values: Values, key: str, path: Path) -> str | None:
         """A file that must be readable, relative to the configuration's directory."""
         name = values.get(key)
         if not name:
@@ -532,7 +551,7 @@ def _header_value(value: Any) -> str | list[str]:
     )
 
 
-def _whole(values: Values, key: str, unwritten: Any) -> Any:
+def whole(values: Values, key: str, unwritten: Any) -> Any:
     """A whole number that may have been written as 3.0."""
     value = values.get(key, unwritten)
     return int(value) if isinstance(value, float) else value

@@ -41,3 +41,7 @@ PASS_HOST: Final = {Profile.LLM: "node", Profile.APISIX: "pass"}
 TIMEOUT: Final = {Profile.LLM: None, Profile.APISIX: Timeouts(60.0, 60.0, 60.0)}
 KEEPALIVE: Final = {Profile.LLM: Keepalive(), Profile.APISIX: Keepalive(320, 60.0, 1000)}
 KEEPALIVE_WRITTEN: Final = Keepalive(320, 60.0, 1000)  # inside a keepalive_pool that is written
+
+# What an ai-proxy plugin does not say.
+AI_TIMEOUT: Final = {Profile.LLM: None, Profile.APISIX: Timeouts(30.0, 30.0, 30.0)}
+AI_KEEPALIVE: Final = {Profile.LLM: Keepalive(), Profile.APISIX: Keepalive(30, 60.0, 1000)}

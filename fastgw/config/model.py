@@ -16,6 +16,7 @@ from types import MappingProxyType
 from typing import Any
 
 from ..balancing.deadlines import Deadlines as Deadlines  # one table for both
+from ..balancing.retry import Fallback as Fallback  # and one rule
 
 EMPTY: Mapping[str, Any] = MappingProxyType({})
 
@@ -108,6 +109,19 @@ class PassiveCheck:
 
 
 @dataclass(frozen=True, slots=True)
+class InstanceConfig:
+    """How a request is written for a node that is an instance of an ai-proxy plugin."""
+
+    path: str | None = None  # of every call whose kind is known; None: the provider's own
+    options: Mapping[str, Any] = field(default_factory=lambda: EMPTY, hash=False)  # replace body fields
+    max_tokens: int | None = None
+    patches: Mapping[str, Mapping[str, Any]] = field(
+        default_factory=lambda: EMPTY, hash=False
+    )  # by kind of call: merged into the body
+    patch_forced: bool = False  # over what the client wrote
+
+
+@dataclass(frozen=True, slots=True)
 class NodeConfig:
     """One server of an upstream, with our own extensions of APISIX's node object."""
 
@@ -127,7 +141,19 @@ class NodeConfig:
     max_in_flight: int = 0  # 0: no limit
     ca_file: str | None = None
     metadata: Mapping[str, Any] = field(default_factory=lambda: EMPTY, hash=False)
+    scheme: str | None = None  # None: the upstream's
+    active: ActiveCheck | None = None  # None: the upstream's
+    instance: InstanceConfig | None = None  # of an ai-proxy plugin
     mark: Mark | None = field(default=None, compare=False)
+
+
+@dataclass(frozen=True, slots=True)
+class AiProxyConfig:
+    """What an ai-proxy plugin says of its route as a whole."""
+
+    fallback: Fallback | None = None  # None: the profile's rules
+    max_body_bytes: int = 64 * 1024 * 1024
+    max_stream_s: float = 0.0  # 0: no limit of its own
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,8 +173,28 @@ class UpstreamConfig:
     active: ActiveCheck | None = None
     passive: PassiveCheck | None = None  # None: the file wrote none; the profile decides
     ca_file: str | None = None
+    ai_proxy: AiProxyConfig | None = None  # the plugin that made it, if one did
     id: str = ""
     mark: Mark | None = field(default=None, compare=False)
+
+    def scheme_of(self, node: NodeConfig) -> str:
+        """How a node of this upstream is spoken to."""
+        return node.scheme or self.scheme
+
+    def check_of(self, node: NodeConfig) -> ActiveCheck | None:
+        """How a node of this upstream is probed, if it is."""
+        return node.active or self.active
+
+    @property
+    def owner(self) -> str:
+        """The kind of object it is written in, whose id it has: services, routes, upstreams ..."""
+        path = self.mark.path if self.mark is not None else ""
+        return path.rpartition("[")[0].rpartition(".")[2] or "upstreams"
+
+    @property
+    def is_probed(self) -> bool:
+        """Is any node?"""
+        return self.active is not None or any(node.active is not None for node in self.nodes)
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,6 +203,7 @@ class PluginConfig:
 
     name: str
     conf: Mapping[str, Any] = field(repr=False, hash=False)  # may hold keys
+    upstream: UpstreamConfig | None = None  # of a plugin that brings its own
     mark: Mark | None = field(default=None, compare=False)
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any, Final
 
+from fastgw.config.ai_proxy_schema import AI_INSTANCE, AI_PROXY, AI_PROXY_MULTI
+
 Schema = dict[str, Any]
 
 TOKEN: Final[Schema] = {
@@ -166,7 +168,7 @@ _KEY_AUTH_CONSUMER: Schema = {
     "additionalProperties": False,
 }
 
-SUPPORTED: Final = ("proxy-rewrite", "key-auth")
+SUPPORTED: Final = ("proxy-rewrite", "key-auth", "ai-proxy", "ai-proxy-multi")
 PLUGINS: Final[dict[str, Schema]] = {
     "plugins": {
         "type": "object",
@@ -177,12 +179,16 @@ PLUGINS: Final[dict[str, Schema]] = {
     "proxy-rewrite": _PROXY_REWRITE,
     "key-auth": _KEY_AUTH,
     "key-auth-consumer": _KEY_AUTH_CONSUMER,
+    "ai-proxy": AI_PROXY,
+    "ai-proxy-multi": AI_PROXY_MULTI,
+    "ai-instance": AI_INSTANCE,
+    "meta": _META,
 }
 
 _NOT_YET = """
 acl ai-aliyun-content-moderation ai-aws-content-moderation ai-cache ai-content-moderation ai-lakera-guard
-ai-prompt-decorator ai-prompt-guard ai-prompt-template ai-proxy ai-proxy-multi ai-rag ai-rate-limiting
-ai-request-rewrite api-breaker attach-consumer-label authz-casbin authz-casdoor authz-keycloak aws-lambda
+ai-prompt-decorator ai-prompt-guard ai-prompt-template ai-rag ai-rate-limiting ai-request-rewrite
+api-breaker attach-consumer-label authz-casbin authz-casdoor authz-keycloak aws-lambda
 azure-functions basic-auth batch-requests body-transformer brotli cas-auth chaitin-waf clickhouse-logger
 client-control consumer-restriction cors csrf datadog degraphql dubbo-proxy echo elasticsearch-logger
 error-log-logger error-page example-plugin ext-plugin-post-req ext-plugin-post-resp ext-plugin-pre-req

@@ -13,12 +13,12 @@ from __future__ import annotations
 from typing import Any, Final
 
 from fastgw.config.addresses import HOST_PATTERN
+from fastgw.config.ai_proxy_schema import PROVIDERS as PROVIDERS
 from fastgw.config.plugin_schemas import PLUGINS, TOKEN
 
 Schema = dict[str, Any]
 
 METHODS: Final = ("GET", "POST", "PUT", "DELETE", "PATCH", "HEAD", "OPTIONS", "CONNECT", "TRACE", "PURGE")
-PROVIDERS: Final = ("openai", "deepseek", "openai-compatible")
 CAPABILITIES: Final = {
     "images": "pictures in messages",
     "audio": "sound in messages and answers",
@@ -122,6 +122,13 @@ _HEADER_MAP = {
     "additionalProperties": _HEADER_VALUE,
     "maxProperties": 50,
 }
+_MODELS = {
+    "type": "object",
+    "propertyNames": {"minLength": 1, "maxLength": 256},
+    "additionalProperties": {"type": ["string", "null"], "minLength": 1, "maxLength": 256},
+    "maxProperties": 1000,
+    "description": "asked model (a glob) -> model of this node; null: as asked",
+}
 _TIMEOUT = _object(
     {
         "connect": _seconds("until connected"),
@@ -158,7 +165,7 @@ def _thresholds(low: int, interval: bool) -> tuple[Schema, Schema]:
     return _object(every | healthy), _object(every | unhealthy)
 
 
-def _checks() -> Schema:
+def _checks() -> dict[str, Schema]:
     healthy, unhealthy = _thresholds(1, interval=True)
     lines = _list(
         {
@@ -206,7 +213,10 @@ def _checks() -> Schema:
         {"type": _CHECK_TYPE, "healthy": healthy, "unhealthy": unhealthy},
         description="what the outcomes of live requests do to a node",
     )
-    return _object({"active": active, "passive": passive}, description="health checks")
+    return {
+        "checks": _object({"active": _ref("active_check"), "passive": passive}, description="health checks"),
+        "active_check": active,
+    }
 
 
 def _node() -> Schema:
@@ -225,24 +235,15 @@ def _node() -> Schema:
             },
             "auth": _object(
                 {
-                    "header": _HEADER_MAP,
-                    "query": {**_HEADER_MAP, "propertyNames": {"minLength": 1, "maxLength": 256}},
+                    "header": _ref("auth_header"),
+                    "query": _ref("auth_query"),
                 },
                 minProperties=1,
                 description="the credentials of this node; sent to it alone",
             ),
             "provider": _choice(*PROVIDERS, description="the dialect it speaks; known hosts imply it"),
-            "models": {
-                "type": "object",
-                "propertyNames": {"minLength": 1, "maxLength": 256},
-                "additionalProperties": {"type": ["string", "null"], "minLength": 1, "maxLength": 256},
-                "maxProperties": 1000,
-                "description": "asked model (a glob) -> model of this node; null: as asked",
-            },
-            "capabilities": _object(
-                {name: _flag(text) for name, text in CAPABILITIES.items()},
-                description="what it can take, where that is not as its provider is known for",
-            ),
+            "models": _ref("models"),
+            "capabilities": _ref("capabilities"),
             "strict": _flag(
                 "it gets no request that would have to lose some of its meaning on the way", default=False
             ),
@@ -689,7 +690,14 @@ DEFINITIONS: Final[dict[str, Schema]] = {
     "apisix_shared_upstream": _apisix_shared_upstream(),
     "apisix_node": _apisix_node(),
     "apisix_consumer": _APISIX_CONSUMER,
-    "checks": _checks(),
+    **_checks(),
+    "auth_header": _HEADER_MAP,
+    "auth_query": {**_HEADER_MAP, "propertyNames": {"minLength": 1, "maxLength": 256}},
+    "models": _MODELS,
+    "capabilities": _object(
+        {name: _flag(text) for name, text in CAPABILITIES.items()},
+        description="what it can take, where that is not as its provider is known for",
+    ),
     "timeout": _TIMEOUT,
     "process": _PROCESS,
     **PLUGINS,

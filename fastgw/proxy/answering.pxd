@@ -24,6 +24,7 @@ cdef class Answering(ExchangeEvents):
     cdef public int phase
     cdef public bytes method
     cdef public bytes target
+    cdef public bytes path
     cdef public list extra
     cdef public object extra_drop
     cdef public str consumer

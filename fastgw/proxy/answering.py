@@ -91,6 +91,7 @@ class Answering(ExchangeEvents):
         # The request
         self.method = head.method
         self.target = head.target
+        self.path = head.path  # of the call, by which it is known what it does
         self.extra: list[tuple[bytes, bytes]] | None = None  # header fields of plugins
         self.extra_drop: Any = None  # client fields that plugins took out
         self.consumer: str | None = None

@@ -3,7 +3,7 @@ import cython
 from ..balancing.deadlines cimport attempt_deadline
 from ..balancing.retry cimport computes_answer
 from ..balancing.upstream cimport Attempt, Upstream
-from ..llm.adapter cimport Rendering
+from ..llm.adapter cimport Adapter, Rendering
 from ..llm.body cimport BodyFacts, answer_problem, scan
 from ..wire.head cimport ResponseHead, chunk_of
 from ..wire.node_connection cimport NodeConnection
@@ -23,6 +23,7 @@ cdef class Exchange(Answering):
         upstream=Upstream,
         attempt=Attempt,
         node=NodeConnection,
+        adapter=Adapter,
         rendering=Rendering,
         retry_timeout=double,
         is_last=bint,
@@ -71,6 +72,8 @@ cdef class Exchange(Answering):
     @cython.locals(node=NodeConnection)
     cdef _move_on(self, retryable, double now)
     cdef _exclude(self, int position)
+    @cython.locals(attempt=Attempt)
+    cdef _by_fallback(self, retryable, double now)
     cdef bint _is_replayable(self) except -1
     @cython.locals(
         node=NodeConnection, head=ResponseHead, relay=Relay, framing=cython.longlong, out=bytes

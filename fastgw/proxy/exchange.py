@@ -126,6 +126,11 @@ class Exchange(Answering):
                         return
                     self.facts = facts
                     self.wants_stream = facts.stream
+            for plugin in plan.body_plugins:
+                refusal = plugin.on_body(self)
+                if refusal is not None:
+                    self._answer_error(refusal)
+                    return
         if plan.upstream is None:
             self._answer_error(NoNodeAvailable("this route has no upstream"))
             return
@@ -156,8 +161,11 @@ class Exchange(Answering):
                 return
             link = plan.links[attempt.position]
             self.rendering = rendering = None
-            if link.adapter is not None:
-                self.rendering = rendering = link.adapter.render(self.body.data, self.facts, self.target)
+            adapter = link.adapter
+            if link.call_adapters is not None:
+                adapter = link.call_adapters.get(self.target, adapter)
+            if adapter is not None:
+                self.rendering = rendering = adapter.render(self.body.data, self.facts, self.target)
             if rendering is None:
                 self.changes = None
                 break
@@ -421,7 +429,7 @@ class Exchange(Answering):
             head = node.head
             assert head is not None
             body = self._all_held(piece)
-            expects_json = head.status != 204 and computes_answer(self.method, self.head.path)
+            expects_json = head.status != 204 and computes_answer(self.method, self.path)
             problem = answer_problem(body) if expects_json else None
             if problem is not None:
                 self.node = None
@@ -461,12 +469,16 @@ class Exchange(Answering):
         # By name: a C method is no callable of its own.
         outcome = classify(head.status, getattr(head, "get"), body, now_wall=time())  # noqa: B009
         is_callers_own = outcome.verdict == Verdict.CALLER or outcome.verdict == Verdict.REFUSED
+        is_passed_on = is_callers_own or self._is_callers_key(outcome)
+        fallback = self.plan.fallback
+        if fallback is not None and (fallback.lists(head.status) or fallback.by_status_alone):
+            is_passed_on = fallback.passes_on(head.status)
         if self.resumption is not None:
             if self.resumption.by_prefix and (is_callers_own or outcome.verdict == Verdict.MISFIT):
                 self._node_done(complete)
                 self._ask_whole_question(now)
                 return
-        elif is_callers_own or self._is_callers_key(outcome):
+        elif is_passed_on:
             # The caller's own mistake: no node is at fault, and none would answer otherwise.
             if lost is not None:
                 self._failed(lost, now)
@@ -492,13 +504,16 @@ class Exchange(Answering):
         attempt = self.attempt
         assert attempt is not None
         verdict = outcome.verdict
+        fallback = self.plan.fallback
         if self.refusal is None or self.refusal[3] is not outcome:
             # An error event in a 200: the status it would have been.
             status = 400 if verdict in (Verdict.CALLER, Verdict.REFUSED, Verdict.MISFIT) else 502
             if verdict == Verdict.BUSY:
                 status = 503 if outcome.overload else 429
             self.refusal = (status, answers.JSON, body, outcome)
-        if verdict == Verdict.BUSY:
+        if fallback is not None and fallback.by_status_alone:
+            attempt.failed(int(FailureKind.HTTP), now)
+        elif verdict == Verdict.BUSY:
             attempt.busy(now + outcome.wait_s if outcome.wait_s is not None else 0.0, now, outcome.overload)
         elif verdict == Verdict.DEAD:
             attempt.dead(now)
@@ -512,7 +527,9 @@ class Exchange(Answering):
             attempt.ignored(now)
         self.failure = None
         self._record(outcome.reason, now)
-        if verdict == Verdict.CALLER or verdict == Verdict.REFUSED:
+        if (verdict == Verdict.CALLER or verdict == Verdict.REFUSED) and not (
+            fallback is not None and fallback.lists(self.refusal[0])
+        ):
             self._give_up(now)
             return
         self._move_on(Retryable.ALWAYS if outcome.certain else Retryable.UNCERTAIN, now)
@@ -578,6 +595,8 @@ class Exchange(Answering):
         self.relay = None
         self.held = None
         if self.attempt is not None:
+            if self.plan.fallback is not None:
+                retryable = self._by_fallback(retryable, now)
             self._exclude(self.attempt.position)
             self.attempt = None
         if self.resumption is not None:
@@ -601,6 +620,20 @@ class Exchange(Answering):
             self.tried = Tried()
         self.tried.add(position)
 
+    def _by_fallback(self, retryable: Retryable, now: float) -> Retryable:
+        """What the route's own list of statuses makes of a failure's word."""
+        attempt = self.attempt
+        assert attempt is not None
+        refusal = self.refusal
+        if refusal is not None:
+            status = refusal[0]
+        else:
+            status = self.failure.status if self.failure is not None else 500
+        judged: Retryable = self.plan.fallback.judge(  # type: ignore[union-attr]
+            status, refusal is not None, retryable, now - attempt.started_at
+        )
+        return judged
+
     def _is_replayable(self) -> bool:
         """May this request run twice? Asked while the body is still held."""
         plan = self.plan
@@ -608,7 +641,7 @@ class Exchange(Answering):
             return False
         if plan.replayable is not None:
             return bool(plan.replayable)
-        return is_replayable(self.method, self.head.path, self.body.data)
+        return is_replayable(self.method, self.path, self.body.data)
 
     # --- The commit ---------------------------------------------------------------------------
 
@@ -687,7 +720,7 @@ class Exchange(Answering):
         assert relay is not None and link is not None
         if self.resumption is not None:
             relay.filter = self.resumption.filter_for(link)
-        elif self.facts is not None and can_be_resumed(self.method, self.head.path):
+        elif self.facts is not None and can_be_resumed(self.method, self.path):
             relay.filter = Transcript()
 
     def _resume(self, code: str, now: float) -> bool:
@@ -757,7 +790,9 @@ class Exchange(Answering):
             self._failed_by_clock(now)
         elif self.attempt is not None and self.attempt.kind == 0 and self.attempt.is_stale():
             # Others have found the node out: this request need not wait for its own deadline.
-            if phase == _CONNECTING or (not self.uncertain and self._is_replayable()):
+            if (phase == _CONNECTING or (not self.uncertain and self._is_replayable())) and (
+                self.plan.fallback is None or self._by_fallback(Retryable.ALWAYS, now) is Retryable.ALWAYS
+            ):
                 self._failed(FoundOut(), now)
 
     def _failed_by_clock(self, now: float) -> None:

@@ -56,7 +56,12 @@ class ClientRequest:
 
 
 class Plugin(Protocol):
-    """One plugin of a route. ``on_request`` may change the request, or answer it."""
+    """One plugin of a route. ``on_request`` may change the request, or answer it.
+
+    One of an LLM route may have ``on_body(exchange)`` besides: it is called when the body is whole, or
+    too large to be held, may change the exchange's method, target, path and deadline, and returns
+    the error that the request is refused with, or None.
+    """
 
     name: str
     priority: int

@@ -12,7 +12,9 @@ cdef class NodeLink:
     cdef readonly int position
     cdef readonly object provider
     cdef readonly Adapter adapter
+    cdef readonly dict call_adapters
     cdef readonly bytes query
+    cdef readonly dict paths
     cdef readonly frozenset auth_names
     cdef readonly bytes prefix_target
     cdef readonly bytes answer_lines
@@ -30,6 +32,7 @@ cdef class RoutePlan:
     cdef readonly Upstream upstream
     cdef readonly tuple links
     cdef readonly tuple plugins
+    cdef readonly tuple body_plugins
     cdef readonly object deadlines
     cdef readonly double connect_s
     cdef readonly double head_stream_s
@@ -45,6 +48,7 @@ cdef class RoutePlan:
     cdef readonly object replayable
     cdef readonly bint replays_uncertain
     cdef readonly bint fails_over_on_status
+    cdef readonly object fallback
     cdef readonly bint passthrough
     cdef readonly int max_attempts
     cdef readonly long long hold_answer_bytes

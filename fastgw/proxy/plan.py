@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from ..balancing.deadlines import Deadlines
+from ..balancing.retry import Fallback
 from ..balancing.upstream import Upstream
 from ..llm.adapter import Adapter
 from ..wire.head import RequestTemplate, ResponseTemplate, check_value, field_block
@@ -14,8 +15,10 @@ from ..wire.pool import Pool
 class NodeLink:
     """One node as one route uses it: its connections and how a request is written for it.
 
-    ``position`` is the node's place in the upstream. Its credentials are in ``template`` only.
-    ``adapter`` is None where no request is changed or refused.
+    ``position`` is the node's place in the upstream. Its credentials are in ``template`` and ``query``
+    only. ``paths`` translates the targets that have a name of their own at this node.
+    ``adapter`` is None where no request is changed or refused; ``call_adapters`` has, by target,
+    the calls that have another one.
     """
 
     def __init__(
@@ -27,7 +30,9 @@ class NodeLink:
         position: int,
         provider: str | None = None,
         adapter: Adapter | None = None,
+        call_adapters: dict[bytes, Adapter] | None = None,
         query: bytes = b"",
+        paths: dict[bytes, bytes] | None = None,
         auth_names: frozenset[bytes] = frozenset(),
         prefix_target: bytes = b"",
     ) -> None:
@@ -40,9 +45,11 @@ class NodeLink:
         self.position = position
         self.provider = provider
         self.adapter = adapter or None
+        self.call_adapters = call_adapters
         self._changes: tuple[str, ...] | None = None
         self._adapted_lines = b""
         self.query = query
+        self.paths = paths
         self.auth_names = auth_names
         # Where the node continues an answer of which it is given the beginning; b"": nowhere.
         self.prefix_target = prefix_target
@@ -64,6 +71,8 @@ class NodeLink:
 
     def target(self, target: bytes) -> bytes:
         """The request target for this node: the client's, with the node's own query arguments."""
+        if self.paths is not None:
+            target = self.paths.get(target, target)
         if not self.query:
             return target
         return target + (b"&" if b"?" in target else b"?") + self.query
@@ -79,11 +88,13 @@ class RoutePlan:
         links: tuple[NodeLink, ...],
         *,
         plugins: tuple[Any, ...] = (),
+        body_plugins: tuple[Any, ...] = (),
         deadlines: Deadlines | None = None,
         is_llm: bool = False,
         replayable: bool | None = None,
         replays_uncertain: bool = True,
         fails_over_on_status: bool = True,
+        fallback: Fallback | None = None,
         passthrough: bool = False,
         max_attempts: int | None = None,
         hold_answer_bytes: int = 1024 * 1024,
@@ -97,6 +108,7 @@ class RoutePlan:
         self.upstream = upstream
         self.links = links
         self.plugins = plugins
+        self.body_plugins = body_plugins  # those that want to see the whole body
         self.deadlines = limits = deadlines or Deadlines()
         # The same as C numbers, for the exchange.
         self.connect_s = limits.connect_s
@@ -113,6 +125,7 @@ class RoutePlan:
         self.replayable = replayable
         self.replays_uncertain = replays_uncertain
         self.fails_over_on_status = fails_over_on_status
+        self.fallback = fallback
         self.passthrough = passthrough
         self.max_attempts = max_attempts if max_attempts is not None else max(1, len(links))
         self.hold_answer_bytes = hold_answer_bytes

@@ -15,6 +15,7 @@ from time import monotonic
 from typing import Any
 
 from .._core import Report
+from ..balancing.health import Thresholds
 from ..balancing.upstream import Upstream
 from ..errors import FailureKind, NodeError, NodeTimeout
 from ..wire.events import ExchangeEvents
@@ -44,11 +45,16 @@ class ProbeSettings:
 
 @dataclass(frozen=True, slots=True)
 class ProbedNode:
-    """A node, the connections to probe it over, and the request to send (b"" for tcp)."""
+    """A node, the connections to probe it over, and the request to send (b"" for tcp).
+
+    ``settings`` and ``thresholds`` None: those of the upstream.
+    """
 
     node: Any
     pool: Pool
     request: bytes
+    settings: ProbeSettings | None = None
+    thresholds: Thresholds | None = None
 
 
 def judge(status: int, settings: ProbeSettings) -> int | None:
@@ -121,7 +127,7 @@ class Prober:
             return  # by ``stop``; kept in its task, the error would be a cycle through the frames
 
     async def _watch(self, probed: ProbedNode) -> None:
-        settings = self.settings
+        settings = probed.settings or self.settings
         await asyncio.sleep(random() * min(0.1, settings.healthy_interval_s))  # not all in one instant
         while True:
             usable = probed.node.state <= 1
@@ -138,7 +144,7 @@ class Prober:
                     logger.exception("a probe failed in an unexpected way")
                     report = None
             if report is not None:
-                self.upstream.record_probe(probed.node, report, monotonic())
+                self.upstream.record_probe(probed.node, report, monotonic(), probed.thresholds)
             if self.on_result is not None:
                 result = "ignored" if report is None else "success" if report == Report.SUCCESS else "failure"
                 self.on_result(probed.node, result)
@@ -150,15 +156,16 @@ class Prober:
     async def probe(self, probed: ProbedNode) -> int | None:
         """One probe now: a ``Report``, or None when it says nothing."""
         connection: NodeConnection | None = None
+        settings = probed.settings or self.settings
         try:
-            async with asyncio.timeout(self.settings.timeout_s):
-                connection = await probed.pool.open(self.settings.timeout_s)
-                if self.settings.is_tcp:
+            async with asyncio.timeout(settings.timeout_s):
+                connection = await probed.pool.open(settings.timeout_s)
+                if settings.is_tcp:
                     return int(Report.SUCCESS)
                 answer = _Answer(connection)
                 connection.start(answer, probed.request, None, False)
                 status = await answer.status
-                return judge(status, self.settings)
+                return judge(status, settings)
         except TimeoutError:
             return int(NodeTimeout.failure)
         except NodeError as error:

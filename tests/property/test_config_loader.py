@@ -49,7 +49,8 @@ services:
         passive: {healthy: {successes: 1}, unhealthy: {tcp_failures: 0}}
 """
 SEEDS = [yaml.safe_load(text) for text in (EMBEDDED, APISIX, RICH)] + [
-    yaml.safe_load((EXAMPLES / f"{name}.yaml").read_text()) for name in ("article", "llm", "key-auth")
+    yaml.safe_load((EXAMPLES / f"{name}.yaml").read_text())
+    for name in ("article", "llm", "key-auth", "ai-proxy-multi")
 ]
 
 

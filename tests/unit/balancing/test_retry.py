@@ -2,7 +2,13 @@
 
 import pytest
 
-from fastgw.balancing.retry import computes_answer, is_nodes_fault, is_replayable, may_attempt_again
+from fastgw.balancing.retry import (
+    Fallback,
+    computes_answer,
+    is_nodes_fault,
+    is_replayable,
+    may_attempt_again,
+)
 from fastgw.errors import Retryable
 
 
@@ -68,3 +74,45 @@ def test_which_calls_answer_with_one_document() -> None:
 
 def test_which_statuses_of_a_plain_node_are_its_own_fault() -> None:
     assert [s for s in range(400, 600) if is_nodes_fault(s)] == [408, 421, 425, 429, *range(500, 600)]
+
+
+LISTED = frozenset({429, *range(500, 600)})
+
+
+@pytest.mark.parametrize(
+    ("fallback", "status", "is_answer", "retryable", "expected"),
+    [
+        # Nothing is listed: the failure's own word.
+        (Fallback(), 401, True, Retryable.ALWAYS, Retryable.ALWAYS),
+        (Fallback(), 500, True, Retryable.UNCERTAIN, Retryable.UNCERTAIN),
+        # Answers are judged by the list alone ...
+        (Fallback(LISTED), 429, True, Retryable.ALWAYS, Retryable.ALWAYS),
+        (Fallback(LISTED), 500, True, Retryable.UNCERTAIN, Retryable.ALWAYS),
+        (Fallback(LISTED), 401, True, Retryable.ALWAYS, Retryable.NEVER),
+        # ... and no answer is none that could be listed.
+        (Fallback(frozenset({429})), 502, False, Retryable.ALWAYS, Retryable.ALWAYS),
+        (Fallback(frozenset({429})), 504, False, Retryable.UNCERTAIN, Retryable.UNCERTAIN),
+        # For APISIX it is a 500, or a 504.
+        (Fallback(LISTED, True), 502, False, Retryable.UNCERTAIN, Retryable.ALWAYS),
+        (Fallback(frozenset({500}), True), 502, False, Retryable.ALWAYS, Retryable.ALWAYS),
+        (Fallback(frozenset({500}), True), 504, False, Retryable.ALWAYS, Retryable.NEVER),
+        (Fallback(frozenset({429}), True), 502, False, Retryable.ALWAYS, Retryable.NEVER),
+    ],
+)
+def test_a_list_of_statuses_decides_what_moves(
+    fallback: Fallback, status: int, is_answer: bool, retryable: Retryable, expected: Retryable
+) -> None:
+    assert fallback.judge(status, is_answer, retryable, 1.0) is expected
+
+
+def test_an_attempt_that_took_too_long_is_the_last_one() -> None:
+    for fallback in (Fallback(None, False, 0.5), Fallback(LISTED, True, 0.5)):
+        assert fallback.judge(500, True, Retryable.ALWAYS, 0.4) is Retryable.ALWAYS
+        assert fallback.judge(500, True, Retryable.ALWAYS, 0.6) is Retryable.NEVER
+
+
+def test_only_apisix_passes_an_unlisted_error_on_untouched() -> None:
+    assert Fallback(LISTED, True).passes_on(401)
+    assert not Fallback(LISTED, True).passes_on(500)
+    assert not Fallback(LISTED).passes_on(401)
+    assert not Fallback().lists(500)

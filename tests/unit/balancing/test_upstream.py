@@ -615,6 +615,16 @@ def test_probes_find_a_node_out_and_bring_it_back() -> None:
     assert on(upstream, 5.0) == "a"
 
 
+def test_a_node_with_thresholds_of_its_own_is_probed_against_them() -> None:
+    upstream = probed()
+    node = upstream.nodes[0]
+    own = Thresholds(successes=1, http_failures=1, tcp_failures=3, timeouts=1)
+    assert not upstream.record_probe(node, Report.TCP_FAILURE, 1.0, own)
+    assert not upstream.record_probe(node, Report.TCP_FAILURE, 2.0, own)
+    assert upstream.record_probe(node, Report.TCP_FAILURE, 3.0, own)
+    assert upstream.record_probe(node, Report.SUCCESS, 4.0, own)
+
+
 def test_success_in_panic_does_not_overrule_the_probes() -> None:
     upstream = probed(count=1)
     node = upstream.nodes[0]

@@ -70,7 +70,7 @@ def test_text_that_is_no_unicode_is_refused() -> None:
         loads("\ud800")
 
 
-@pytest.mark.parametrize("name", ["article", "llm", "key-auth"])
+@pytest.mark.parametrize("name", ["article", "llm", "key-auth", "ai-proxy-multi"])
 def test_the_examples_load_in_both_profiles(name: str) -> None:
     for profile in Profile:
         config = load(EXAMPLES / f"{name}.yaml", profile=profile, env=ENV)
@@ -79,7 +79,7 @@ def test_the_examples_load_in_both_profiles(name: str) -> None:
         assert config.file == str(EXAMPLES / f"{name}.yaml")
 
 
-@pytest.mark.parametrize("name", ["llm", "key-auth"])
+@pytest.mark.parametrize("name", ["llm", "key-auth", "ai-proxy-multi"])
 def test_our_own_examples_have_nothing_to_warn_of(name: str) -> None:
     assert load(EXAMPLES / f"{name}.yaml", env=ENV).warnings == ()
 

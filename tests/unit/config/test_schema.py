@@ -38,7 +38,7 @@ def test_editors_get_no_keywords_of_our_own() -> None:
     assert not [key for key in keys(json_schema()) if key.startswith("x-")]
 
 
-@pytest.mark.parametrize("name", ["article", "llm", "key-auth"])
+@pytest.mark.parametrize("name", ["article", "llm", "key-auth", "ai-proxy-multi"])
 def test_the_examples_fit_the_schema_for_editors(name: str) -> None:
     data = yaml.safe_load((ROOT / "examples" / f"{name}.yaml").read_text())
     Draft202012Validator(json_schema()).validate(data)

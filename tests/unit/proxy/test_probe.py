@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -138,6 +139,15 @@ def test_the_request_of_a_probe() -> None:
     assert probe_request("GET", "/live", b"api.example", (("X-A", "1"),)) == (
         b"GET /live HTTP/1.1\r\nConnection: close\r\nX-A: 1\r\nHost: api.example\r\n\r\n"
     )
+
+
+def test_a_node_may_be_probed_in_a_way_of_its_own() -> None:
+    async def run() -> int | None:
+        made, probed = prober(fake_pool(ok(404)), timeout_s=30.0)
+        settings = ProbeSettings(timeout_s=30.0, unhealthy_statuses=frozenset({404}))
+        return await made.probe(replace(probed, settings=settings))
+
+    assert asyncio.run(run()) == Report.HTTP_FAILURE
 
 
 # --- Probing on ---------------------------------------------------------------------------------

@@ -1,0 +1,85 @@
+"""From values to objects: what a node is sent, and what stays with it."""
+
+from __future__ import annotations
+
+import pytest
+
+from fastgw.config import loads
+from fastgw.generation import Builder, Generation
+from fastgw.proxy.plan import NodeLink, RoutePlan
+from fastgw.shared_state import SharedState
+from fastgw.wire.resolver import Resolver
+
+TWO_AT_ONE_PLACE = """\
+services:
+  - name: s
+    routes:
+      - name: r
+        uris: [/ai]
+        plugins:
+          ai-proxy-multi:
+            fallback_strategy: http_5xx
+            max_retries: 5
+            instances:
+              - name: one
+                provider: openai
+                weight: 1
+                auth: {query: {key: a b}, header: {X-Key: k}}
+                override: {endpoint: "https://a.example/x?v=1"}
+                checks: {active: {http_path: "/up?a=b", req_headers: ["X-A: 1"], healthy: {successes: 3}}}
+              - name: two
+                provider: deepseek
+                weight: 1
+                auth: {query: {key: a b}, header: {X-Key: k}}
+                override: {endpoint: "http://a.example:443"}
+"""
+
+
+@pytest.fixture
+def generation() -> Generation:
+    return Builder(Resolver(), SharedState().node_table()).build(loads(TWO_AT_ONE_PLACE), None, number=1)
+
+
+def plan(generation: Generation) -> RoutePlan:
+    found: RoutePlan = generation.table.routes[0].plan
+    return found
+
+
+def links(generation: Generation) -> list[NodeLink]:
+    return list(plan(generation).links)
+
+
+def test_an_instance_is_asked_at_its_own_path_with_its_own_arguments(generation: Generation) -> None:
+    one, two = links(generation)
+    call = b"/v1/chat/completions"
+    assert one.target(call) == b"/x?key=a+b&v=1"
+    assert one.target(b"/v1/models?x=1") == b"/v1/models?x=1&key=a+b&v=1"
+    assert two.target(call) == b"/chat/completions?key=a+b"
+    assert two.target(b"/v1/embeddings") == b"/v1/embeddings?key=a+b"
+
+
+def test_instances_at_one_place_with_one_key_are_two_nodes(generation: Generation) -> None:
+    one, two = links(generation)
+    assert one.node is not two.node
+    assert one.pool is not two.pool  # one of them is without TLS
+    assert (one.pool.tls is None, two.pool.tls is None) == (False, True)
+
+
+def test_the_plugin_makes_an_llm_route_with_its_own_rules(generation: Generation) -> None:
+    found = plan(generation)
+    assert found.is_llm
+    assert found.max_attempts == 6
+    assert found.fallback is not None and found.fallback.lists(503)
+    assert len(found.body_plugins) == 1
+
+
+def test_only_instances_with_checks_are_probed_and_their_probes_sign_in(generation: Generation) -> None:
+    (built,) = generation.upstreams.values()
+    assert built.prober is not None
+    (probed,) = built.prober.nodes
+    assert probed.node.name == "one"
+    assert probed.request == (
+        b"GET /up?a=b&key=a+b&v=1 HTTP/1.1\r\nConnection: close\r\n"
+        b"X-A: 1\r\nX-Key: k\r\nHost: a.example\r\n\r\n"
+    )
+    assert probed.thresholds is not None and probed.thresholds.successes == 3
