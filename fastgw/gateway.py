@@ -131,6 +131,7 @@ class Gateway:
             ca_file=self.settings.ca_file,
             forwards_simulator_fields=self.settings.forwards_simulator_fields,
             on_probed=self.recorder.probed,
+            on_checked=self.recorder.checked,
         )
         generation = self._builder.build(config, None, number=self._first_number)
         self.recorder.register(route.plan for route in generation.table.routes)
@@ -211,8 +212,8 @@ class Gateway:
 
     def _start_probes(self, generation: Generation) -> None:
         for built in generation.upstreams.values():
-            if built.prober is not None:
-                built.prober.start()
+            for watch in built.watches():
+                watch.start()
 
     async def drain(self, limit_s: float | None = None) -> bool:
         """Stop accepting, let requests finish inside the limit, end the rest honestly.
@@ -330,8 +331,8 @@ class Gateway:
     async def _retire(self, generation: Generation, keep: set[Pool]) -> None:
         """Stop a generation's probes and close the connections nobody else uses."""
         for built in generation.upstreams.values():
-            if built.prober is not None:
-                await built.prober.stop()
+            for watch in built.watches():
+                await watch.stop()
             for pool in built.probe_pools:
                 pool.abort()
         for pool in generation.pools.values():

@@ -32,6 +32,8 @@ cdef class Recorder:
     cdef readonly tuple upstreams
     cdef dict _labels
     cdef dict _rare
+    cdef dict _accounts
+    cdef dict _missing
     cdef long long _seen_interrupted
     cdef long long _seen_gone
     cdef bint _is_full

@@ -18,6 +18,7 @@ from typing import Any
 from ._clock import monotonic
 from ._shm import MetricKind, Metrics
 from .balancing.upstream import Upstream
+from .llm.account import Finding, Standing
 from .proxy.answering import Answering
 from .proxy.plan import NodeLink, RoutePlan
 
@@ -126,6 +127,36 @@ PROBES = Family(
     "Probes that ended, by what they said of the node.",
     ("upstream", "node", "result"),
 )
+ACCOUNT_CHECKS = Family(
+    "fastgw_account_checks_total",
+    _COUNTER,
+    "Free requests of our own to a node's provider that ended, by what they said of our account there.",
+    ("upstream", "node", "result"),
+)
+MODEL_MISSING = Family(
+    "fastgw_model_missing",
+    _GAUGE,
+    "1 if the provider does not offer a model that the node's model map sends; else 0.",
+    ("upstream", "node", "model"),
+)
+# The worker that checks accounts says what it has found in these; read and shown by ``admin``.
+ACCOUNT_STANDING = Family("fastgw_account_standing", _GAUGE, "", ("upstream", "node"))
+ACCOUNT_CHECKED_MS = Family("fastgw_account_checked_milliseconds", _GAUGE, "", ("upstream", "node"))
+ACCOUNT_GOOD = Family(
+    "fastgw_account_good",
+    _GAUGE,
+    "1 if the last account check found the node's key, balance and mapped models good; else 0."
+    " Absent where there is no such check, or it can say nothing.",
+    ("upstream", "node"),
+    is_read=True,
+)
+ACCOUNT_CHECKED = Family(
+    "fastgw_account_check_timestamp_seconds",
+    _GAUGE,
+    "When the node's account was checked last, since 1970.",
+    ("upstream", "node"),
+    is_read=True,
+)
 CONNECTIONS = Family(
     "fastgw_connections",
     _GAUGE,
@@ -169,7 +200,8 @@ NODE_COOLING = Family(
 BACKUP_READY = Family(
     "fastgw_backup_ready",
     _GAUGE,
-    "1 if another node could take over should the one in use fail now (two or more are up), else 0.",
+    "1 if another node could take over should the one that is preferred fail now: it is up, and its"
+    " account was found good wherever that is checked; else 0.",
     ("upstream",),
     is_read=True,
 )
@@ -190,10 +222,22 @@ COUNTED = (
     DUPLICATE_RISK,
     DISCONNECTS,
     PROBES,
+    ACCOUNT_CHECKS,
+    MODEL_MISSING,
     CONNECTIONS,
     REFUSED_SERIES,
 )
-READ = (NODE_UP, NODE_EJECTED, NODE_COOLING, BACKUP_READY, RELOAD_SUCCESSFUL, BUILD_INFO)
+READ = (
+    NODE_UP,
+    NODE_EJECTED,
+    NODE_COOLING,
+    BACKUP_READY,
+    ACCOUNT_GOOD,
+    ACCOUNT_CHECKED,
+    RELOAD_SUCCESSFUL,
+    BUILD_INFO,
+)
+HIDDEN = (RELOAD_FAILED, ACCOUNT_STANDING, ACCOUNT_CHECKED_MS)  # in the memory, and shown otherwise
 
 _SUCCEEDED = "succeeded"
 _MISFIT = "misfit"  # the record of a node that cannot take the request: no attempt
@@ -202,6 +246,7 @@ _MISFIT = "misfit"  # the record of a node that cannot take the request: no atte
 MAX_PAIRED = 8
 PHASES = ("reading", "waiting", "relaying")
 PROBE_RESULTS = ("success", "failure", "ignored")
+STANDINGS = tuple(Standing)  # in the memory as its place in this, from 1
 CONNECTION_STATES = (
     ("client", "busy"),
     ("client", "idle"),
@@ -256,6 +301,8 @@ class Recorder:
         self.upstreams: tuple[tuple[str, Upstream], ...] = ()
         self._labels: dict[Upstream, str] = {}
         self._rare: dict[tuple[str, ...], int] = {}
+        self._accounts: dict[tuple[Upstream, str], str] = {}  # the label of what is checked
+        self._missing: dict[tuple[str, str], tuple[str, ...]] = {}
         self._seen_interrupted = 0
         self._seen_gone = 0
         self._is_full = False
@@ -436,6 +483,34 @@ class Recorder:
             for each in PROBE_RESULTS:
                 self._slot(PROBES, label, node.name, each)
         self._count(PROBES, label, node.name, result)
+
+    def checked(self, upstream: Upstream, node: Any, finding: Finding | None) -> None:
+        """Take down what an account check has found; None: the node is no longer checked."""
+        label = self._accounts.get((upstream, node.name)) or self._labels.get(upstream, upstream.name)
+        place = (label, node.name)
+        if finding is None:
+            self._accounts.pop((upstream, node.name), None)
+        else:
+            self._accounts[upstream, node.name] = label
+            self._count(ACCOUNT_CHECKS, *place, finding.standing)
+        self._set(STANDINGS.index(finding.standing) + 1 if finding else 0, ACCOUNT_STANDING, *place)
+        self._set(int(self._now() * 1000) if finding else 0, ACCOUNT_CHECKED_MS, *place)
+        missing = finding.missing if finding is not None else ()
+        known = self._missing.get(place, ())
+        for model in dict.fromkeys((*known, *missing)):
+            self._set(int(model in missing), MODEL_MISSING, *place, model)
+        self._missing[place] = missing
+
+    def _now(self) -> float:
+        return monotonic() if self.clock is None else self.clock()
+
+    def _set(self, value: int, family: Family, *labels: str) -> None:
+        """Set a gauge that is not worth a place of its own."""
+        key = (family.name, *labels)
+        slot = self._rare.get(key)
+        if slot is None:
+            slot = self._rare[key] = self._slot(family, *labels)
+        self.metrics.set(slot, value)
 
     def set_connections(self, *, clients: int, requests: int, busy: int, idle: int, dialling: int) -> None:
         """Say how many connections this process has: to clients, of them with a request, and to nodes."""

@@ -18,6 +18,7 @@ from prometheus_client.openmetrics import parser as openmetrics
 from prometheus_client.parser import text_string_to_metric_families
 from quick_probes import quick_probes
 from rig import CONFIG, DEEPSEEK, MESSAGES, OPENAI, FaultKind, Rig, config_of, running, wait_until
+from scrape import Figures, figures, scrape
 from source_graph import ROOT
 from worker_rig import Node, configuration, running_workers
 
@@ -29,24 +30,6 @@ from fastgw.shared_state import METRIC_SERIES, SharedState
 
 QUIET = CONFIG[: CONFIG.index("      checks:")]  # without probes
 UPSTREAM = "LLM Service"
-Figures = dict[str, dict[tuple[str, ...], float]]
-
-
-def scrape(rig: Rig, **headers: str) -> httpx.Response:
-    answer = httpx.get(rig.admin_url + "/metrics", headers=headers, timeout=30)
-    assert answer.status_code == 200, answer.text
-    return answer
-
-
-def figures(rig: Rig) -> Figures:
-    """Sample name -> label values in the order of the label names -> value."""
-    found: Figures = {}
-    for family in text_string_to_metric_families(scrape(rig).text):
-        for sample in family.samples:
-            labels = tuple(value for _, value in sorted(sample.labels.items()))
-            assert labels not in found.setdefault(sample.name, {}), f"{sample.name} {labels} twice"
-            found[sample.name][labels] = sample.value
-    return found
 
 
 def counted(all_figures: Figures, name: str) -> dict[tuple[str, ...], float]:
