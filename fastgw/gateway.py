@@ -460,10 +460,12 @@ class Gateway:
         }
 
 
-def try_to_build(config: Config, settings: Settings) -> None:
-    """Build a configuration and throw it away: whether it can be, without a loop. Raises ConfigError."""
+def try_to_build(config: Config, settings: Settings) -> Generation:
+    """Build a configuration without a loop or a socket, to see whether it can be. Raises ConfigError."""
     resolver = Resolver(connect_to=(*settings.connect_to, *config.process.connect_to))
-    Builder(resolver, SharedState().node_table(), ca_file=settings.ca_file).build(config, None, number=1)
+    return Builder(resolver, SharedState().node_table(), ca_file=settings.ca_file).build(
+        config, None, number=1
+    )
 
 
 def usage_in(exchange: Answering) -> Usage:
