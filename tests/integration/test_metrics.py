@@ -74,6 +74,53 @@ def test_requests_are_counted_exactly(ca_dir: Path, loop_kind: str) -> None:
         assert not counted(found, name)
 
 
+def test_tokens_are_counted_as_the_provider_told_them(ca_dir: Path) -> None:
+    lines = "          models: {gpt-4o: gpt-4.1, gpt-5: null}\n"
+    text = QUIET.replace("          weight: 100\n", "          weight: 100\n" + lines)
+    told: dict[str, list[int]] = {"gpt-4.1": [], "gpt-5": [], "other": []}
+    with running(ca_dir, text) as rig:
+        for asked, label in (("gpt-4o", "gpt-4.1"), ("gpt-5", "gpt-5"), ("gpt-4o-mini", "other")):
+            body: dict[str, Any] = {"model": asked, "messages": MESSAGES}
+            usage = httpx.post(rig.base_url + "/chat/completions", json=body, timeout=30).json()["usage"]
+            told[label].append(usage["prompt_tokens"])
+            told[label].append(usage["completion_tokens"])
+        settled(rig)
+        found = figures(rig)
+        assert counted(found, "fastgw_tokens_total") == {
+            (kind, label, OPENAI): float(figure)
+            for label, figures_ in told.items()
+            for kind, figure in zip(("prompt", "completion"), figures_, strict=True)
+        }
+        assert not counted(found, "fastgw_inter_token_seconds_count"), "none was a stream"
+        body = {"model": "gpt-5", "messages": MESSAGES, "stream": True}
+        body["stream_options"] = {"include_usage": True}
+        headers = {"x-sim-tokens": "5", "x-sim-delay-ms": "5"}
+        url = rig.base_url + "/chat/completions"
+        assert httpx.post(url, json=body, headers=headers, timeout=30).text.endswith("[DONE]\n\n")
+        del body["stream_options"]
+        assert httpx.post(url, json=body, headers=headers, timeout=30).status_code == 200
+        settled(rig)
+        after = figures(rig)
+    tokens = [found["fastgw_tokens_total"]["completion", "gpt-5", OPENAI],
+              after["fastgw_tokens_total"]["completion", "gpt-5", OPENAI]]  # fmt: skip
+    assert tokens[1] - tokens[0] >= 5
+    assert counted(after, "fastgw_inter_token_seconds_count") == {(OPENAI, "llm"): 1}
+    assert after["fastgw_inter_token_seconds_sum"][OPENAI, "llm"] > 0
+
+
+def test_what_the_exchanges_count_is_counted_once(ca_dir: Path) -> None:
+    with running(ca_dir, QUIET) as rig:
+        exchanges = rig.gateway.exchanges
+        rig.call(lambda: setattr(exchanges, "resumed", 2))
+        rig.call(lambda: setattr(exchanges, "budget_refusals", 3))
+        for _ in range(2):
+            assert ask(rig).status_code == 200
+        settled(rig)
+        found = figures(rig)
+    assert found["fastgw_streams_resumed_total"] == {(): 2}
+    assert found["fastgw_retry_budget_exhausted_total"] == {(): 3}
+
+
 def test_a_failover_is_counted_exactly(ca_dir: Path) -> None:
     with running(ca_dir, QUIET) as rig:
         rig.fault(rig.openai, FaultKind.STATUS, status=500)
