@@ -19,7 +19,6 @@ from ._clock import monotonic
 from ._shm import MetricKind, Metrics
 from .balancing.upstream import Upstream
 from .llm.account import Finding, Standing
-from .llm.dialect import ModelMap
 from .llm.usage import Usage, usage_of
 from .proxy.answering import Answering
 from .proxy.plan import NodeLink, RoutePlan
@@ -416,7 +415,7 @@ class Recorder:
             self._slot(ATTEMPT_DURATION, upstream, link.name),
             self._slot(FIRST_TOKEN, plan.name, link.name) if plan.is_llm else -1,
             self._slot(INTER_TOKEN, plan.name, link.name) if plan.is_llm else -1,
-            models_sent(link.models),
+            link.adapter.models_named() if link.adapter is not None else frozenset(),
         )
 
     def _slot(self, family: Family, *labels: str) -> int:
@@ -506,7 +505,7 @@ class Recorder:
         model = OTHER
         facts = exchange.facts
         if series.models and facts is not None and facts.model is not None:
-            sent = link.models.map(facts.model) if link.models is not None else facts.model
+            sent = link.adapter.model_for(facts.model) if link.adapter is not None else None
             if sent in series.models:
                 model = sent
         tokens = series.tokens.get(model)
@@ -636,13 +635,6 @@ class Recorder:
     def set_reload(self, succeeded: bool) -> None:
         """Say how this process's last reload went."""
         self.metrics.set(self._reload_failed, int(not succeeded))
-
-
-def models_sent(models: ModelMap | None) -> frozenset[str]:
-    """The models that a map names as sent: labels are the configuration's, not a caller's."""
-    pairs = models.pairs if models is not None else ()
-    exact = {pattern for pattern, target in pairs if target is None and not {"*", "?"} & set(pattern)}
-    return frozenset(exact | {target for _, target in pairs if target is not None})
 
 
 def code_of(status: int) -> str:

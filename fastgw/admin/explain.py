@@ -6,7 +6,7 @@ requests are asked. The selector works on copies of the nodes, so that asking ch
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from .._core import Node, PickKind, Tried
@@ -15,6 +15,7 @@ from ..balancing.retry import is_replayable
 from ..balancing.upstream import Upstream
 from ..config.model import RouteConfig
 from ..generation import BuiltUpstream, Generation
+from ..llm.body import scan
 from ..proxy.plan import NodeLink, RoutePlan
 from .readiness import Readiness
 
@@ -26,7 +27,8 @@ class Question:
     """A request as far as it decides anything; ``target`` has the path and perhaps a query.
 
     ``model`` is the one the body asks for, None if it names none. ``is_replayable`` tells whether it
-    may run twice; None: by method and path.
+    may run twice; None: by method and path. With ``body``, if it is at hand, what each node's provider
+    needs to be changed in it can be told, too.
     """
 
     method: str
@@ -35,6 +37,7 @@ class Question:
     model: str | None = None
     is_stream: bool = False
     is_replayable: bool | None = None
+    body: bytes | None = field(default=None, repr=False)
 
     def problem(self) -> str:
         """What is wrong with it; empty if nothing is."""
@@ -245,8 +248,14 @@ def _first_tier(nodes: list[Node], kept_out: set[int], now: float) -> dict[int, 
 
 def _node(node: Node, link: NodeLink, question: Question, now: float) -> dict[str, Any]:
     model = question.model
-    if model is not None and link.models is not None:
-        model = link.models.map(model)
+    changes: list[str] | None = None
+    misfit: str | None = None
+    if link.adapter is not None:
+        model = link.adapter.model_for(model)
+        if question.body is not None:
+            rendering = link.adapter.render(question.body, scan(question.body), question.target.encode())
+            changes = list(rendering.changes) if rendering is not None else []
+            misfit = rendering.misfit if rendering is not None else None
     return {
         "node": node.name,
         "provider": link.provider,
@@ -255,6 +264,8 @@ def _node(node: Node, link: NodeLink, question: Question, now: float) -> dict[st
         "health": standing_text(node, now),
         "model": model,
         "model_is_mapped": model != question.model,
+        "changes": changes,
+        "misfit": misfit,
     }
 
 

@@ -98,7 +98,7 @@ def question_of(method: str, target: str, host: str | None, body: bytes | None) 
         raise ValueError("the body has the field 'model' more than once: the gateway refuses that (400)")
     path = target.partition("?")[0].encode("utf-8", "replace")
     may_repeat = is_replayable(method.encode("utf-8", "replace"), path, body)
-    return Question(method, target, host, facts.model, facts.stream, may_repeat)
+    return Question(method, target, host, facts.model, facts.stream, may_repeat, body)
 
 
 def _read(name: str) -> bytes:
@@ -218,6 +218,11 @@ def text(told: dict[str, Any]) -> str:
         lines.append(f"  health    as configured: no running gateway was asked{note}")
     if told["attempts"]:
         lines += ["", "  Attempts, were each of them to fail:", *_table(told["attempts"], "share")]
+    for row in (*told["attempts"], *told["left_out"]):
+        if row["misfit"]:
+            lines.append(f"    {row['node']} cannot take it: {row['misfit']}")
+        elif row["changes"]:
+            lines.append(f"    changed for {row['node']}: {', '.join(row['changes'])}")
     if told["left_out"]:
         lines += ["", "  Not in this plan:", *_table(told["left_out"], "why")]
     lines += ["", *_rules(told)]

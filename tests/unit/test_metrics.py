@@ -29,9 +29,8 @@ from fastgw._shm import MetricKind, Metrics
 from fastgw.balancing.upstream import Upstream
 from fastgw.errors import ConnectFailed
 from fastgw.llm.account import Finding, Standing
-from fastgw.llm.dialect import ModelMap
 from fastgw.llm.usage import Usage
-from fastgw.metrics import COUNTED, READ, STANDINGS, Recorder, code_of, label_upstreams, models_sent
+from fastgw.metrics import COUNTED, READ, STANDINGS, Recorder, code_of, label_upstreams
 from fastgw.proxy.plan import RoutePlan
 
 Make = Callable[..., "Counted"]
@@ -459,19 +458,6 @@ def test_the_time_between_tokens_is_the_mean_of_a_whole_stream(make: Make) -> No
     node.say(chunk(FINISH), chunk(b"data: " + usage + b"\n\n"), chunk(DONE), END)
     assert counted.histogram("fastgw_inter_token_seconds", "route", "a") == (1, 0.5)
     assert counted.counts("fastgw_tokens_total")["a", "other", "completion"] == 5
-
-
-@pytest.mark.parametrize(
-    ("pairs", "sent"),
-    [
-        ((), set()),
-        ((("*", "x"), ("gpt-*", "y"), ("a", "x")), {"x", "y"}),
-        ((("deepseek-*", None), ("exact", None)), {"exact"}),
-    ],
-)
-def test_models_that_become_labels_are_the_configurations(pairs: Any, sent: set[str]) -> None:
-    assert models_sent(ModelMap(pairs)) == sent
-    assert models_sent(None) == frozenset()
 
 
 # --- Accounts ---------------------------------------------------------------------------------
