@@ -17,6 +17,7 @@ COMPILED = (
     "fastgw/llm/adapter.py",
     "fastgw/llm/body.py",
     "fastgw/llm/sse.py",
+    "fastgw/llm/usage.py",
     "fastgw/wire/head.pyx",
     "fastgw/wire/framing.pyx",
     "fastgw/wire/outlet.pyx",

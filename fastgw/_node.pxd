@@ -53,6 +53,7 @@ cdef class Node:
     cpdef double cool_for(self, double now, double base_s, double max_s, double spread) noexcept
     cpdef void kill(self, double until) noexcept
     cpdef double kill_for(self, double now, double base_s, double max_s) noexcept
+    cpdef bint revive(self, double until, double now) noexcept
     cpdef int count_forbidden(self) noexcept
     cpdef void hold_panic(self, double until) noexcept
     cpdef void absolve(self, double now) noexcept

@@ -47,6 +47,7 @@ from fastgw._record cimport (
     part_t,
     picks_of,
     return_trial,
+    revive_node,
     set_state,
     standing_of,
     sum_window,
@@ -499,6 +500,17 @@ cdef class Node:
         cdef double until = now + grown(base_s, max_s, add_i32(&self.c.deaths, 1) - 1)
         extend_term(self.c, &self.c.dead_until, until)
         return until
+
+    cpdef bint revive(self, double until, double now) noexcept:
+        """Its credential was found good. Returns whether that changed anything.
+
+        The term that ends at ``until``, which was set because the credential had been found bad in
+        the same way, is forgotten; of any other one the rest is, and a trial decides.
+        """
+        cdef bint entered = enter_record(self.c, self.worker)
+        cdef bint changed = revive_node(self.c, until, now)
+        leave_record(self.c, self.worker, entered)
+        return changed
 
     cpdef int count_forbidden(self) noexcept:
         """Count one 403; returns how many there were without a success in between."""

@@ -368,6 +368,20 @@ cdef inline void absolve_node(node_t *c, double now) noexcept nogil:
         store_i32(&c.forbidden, 0)
 
 
+cdef inline bint revive_node(node_t *c, double until, double now) noexcept nogil:
+    """End a dead term: the one that ends at ``until`` as if it had not been, any other by a trial."""
+    cdef double known = load_f64(&c.dead_until)
+    while known != 0.0 and (known == until or known > now):
+        if swap_f64(&c.dead_until, known, 0.0 if known == until else now):
+            if known == until:
+                store_i32(&c.deaths, 0)
+                store_i32(&c.forbidden, 0)
+            add_i64(&c.verdict, 1)
+            return True
+        known = load_f64(&c.dead_until)
+    return False
+
+
 # --- One word each: without the lock -----------------------------------------------------------
 
 

@@ -332,7 +332,7 @@ def _split_address(address: str) -> tuple[str, int | None]:
 def _health_of(checks: Any) -> HealthPolicy:
     if checks is None:
         return HealthPolicy()
-    _check_fields(checks, frozenset({"active", "passive"}), "upstream.checks")
+    _check_fields(checks, frozenset({"active", "passive", "account"}), "upstream.checks")
     active = _section(checks, "active", "upstream.checks")
     passive = _section(checks, "passive", "upstream.checks")
     up = _section(passive, "healthy", "upstream.checks.passive")

@@ -14,7 +14,7 @@ import os
 import socket
 import time
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from time import monotonic
 from typing import Any
 
@@ -22,7 +22,8 @@ from .access_log import AccessLog, Entry
 from .config.model import Config, Profile
 from .errors import FastgwError
 from .generation import Builder, Generation
-from .llm.usage import Usage, usage_of
+from .llm.body import scan
+from .llm.usage import Usage
 from .metrics import Recorder
 from .proxy.answering import Answering
 from .proxy.exchanges import Exchanges
@@ -131,6 +132,7 @@ class Gateway:
             ca_file=self.settings.ca_file,
             forwards_simulator_fields=self.settings.forwards_simulator_fields,
             on_probed=self.recorder.probed,
+            on_checked=self.recorder.checked,
         )
         generation = self._builder.build(config, None, number=self._first_number)
         self.recorder.register(route.plan for route in generation.table.routes)
@@ -211,8 +213,8 @@ class Gateway:
 
     def _start_probes(self, generation: Generation) -> None:
         for built in generation.upstreams.values():
-            if built.prober is not None:
-                built.prober.start()
+            for watch in built.watches():
+                watch.start()
 
     async def drain(self, limit_s: float | None = None) -> bool:
         """Stop accepting, let requests finish inside the limit, end the rest honestly.
@@ -330,8 +332,8 @@ class Gateway:
     async def _retire(self, generation: Generation, keep: set[Pool]) -> None:
         """Stop a generation's probes and close the connections nobody else uses."""
         for built in generation.upstreams.values():
-            if built.prober is not None:
-                await built.prober.stop()
+            for watch in built.watches():
+                await watch.stop()
             for pool in built.probe_pools:
                 pool.abort()
         for pool in generation.pools.values():
@@ -341,12 +343,11 @@ class Gateway:
 
     # --- Log ----------------------------------------------------------------------------------
 
-    def _on_finished(self, exchange: Answering) -> None:
+    def _on_finished(self, exchange: Answering, usage: Usage | None) -> None:
         log = self.access_log
         assert log is not None
         now = monotonic()
-        usage = usage_in(exchange)
-        prompt, completion = usage.prompt_tokens, usage.completion_tokens
+        tokens = (usage.prompt, usage.completion) if usage is not None else (-1, -1)
         log.record(
             Entry(
                 time=time.time(),
@@ -360,8 +361,8 @@ class Gateway:
                 duration_s=now - exchange.started_at,
                 ttft_s=exchange.first_content_at - exchange.started_at if exchange.first_content_at else None,
                 model_asked=exchange.facts.model if exchange.facts is not None else None,
-                model_used=usage.model,
-                tokens=None if prompt is None or completion is None else (prompt, completion),
+                model_used=model_used(exchange),
+                tokens=tokens if min(tokens) >= 0 else None,
                 attempts=tuple(exchange.records),
                 consumer=exchange.consumer,
                 note=exchange.note or None,
@@ -459,21 +460,23 @@ class Gateway:
         }
 
 
-def try_to_build(config: Config, settings: Settings) -> None:
-    """Build a configuration and throw it away: whether it can be, without a loop. Raises ConfigError."""
+def try_to_build(config: Config, settings: Settings) -> Generation:
+    """Build a configuration without a loop or a socket, to see whether it can be. Raises ConfigError."""
     resolver = Resolver(connect_to=(*settings.connect_to, *config.process.connect_to))
-    Builder(resolver, SharedState().node_table(), ca_file=settings.ca_file).build(config, None, number=1)
+    return Builder(resolver, SharedState().node_table(), ca_file=settings.ca_file).build(
+        config, None, number=1
+    )
 
 
-def usage_in(exchange: Answering) -> Usage:
-    """What the answer of a finished exchange said it cost; read for the log only."""
+def model_used(exchange: Answering) -> str | None:
+    """Which model answered, as far as the answer said so."""
     if not exchange.plan.is_llm or not 200 <= exchange.status < 300:
-        return Usage()
+        return None
     scanner = exchange.relay.scanner if exchange.relay is not None else None
-    if scanner is None:
-        return usage_of(exchange.answer or b"")
-    usage = usage_of(scanner.usage_data or b"")
-    return replace(usage, model=scanner.model or usage.model)
+    if scanner is not None:
+        return scanner.model
+    facts = scan(exchange.answer) if exchange.answer else None
+    return facts.model if facts is not None else None
 
 
 def set_timers() -> int:

@@ -32,14 +32,16 @@ from .config.model import (
     UpstreamConfig,
 )
 from .errors import ConfigError
+from .llm.account import Finding
 from .llm.adapter import Adapter
 from .llm.dialect import DIALECTS, Dialect
 from .llm.model_map import ModelMap
 from .plugins.ai_proxy import CALLS, LIMITED, AiProxy, paths_of
 from .plugins.key_auth import KeyAuth
 from .plugins.proxy_rewrite import ProxyRewrite
+from .proxy.account_check import AccountChecker, CheckedNode
 from .proxy.plan import NodeLink, RoutePlan
-from .proxy.probe import ProbedNode, Prober, ProbeSettings, probe_request
+from .proxy.probe import ProbedNode, Prober, ProbeSettings, Watch, probe_request
 from .routing import Route, RouteTable
 from .shared_state import MAX_NODES
 from .wire.head import RequestTemplate
@@ -92,8 +94,13 @@ class BuiltUpstream:
     upstream: Upstream
     pools: tuple[Pool, ...]
     prober: Prober | None
+    checker: AccountChecker | None = None
     probe_pools: tuple[Pool, ...] = ()
     route_ids: list[str] = field(default_factory=list)
+
+    def watches(self) -> list[Watch]:
+        """What one worker of all runs beside the requests."""
+        return [watch for watch in (self.prober, self.checker) if watch is not None]
 
 
 @dataclass(slots=True)
@@ -120,6 +127,7 @@ class Builder:
         ca_file: whom to trust where the configuration does not say.
         forwards_simulator_fields: the upstreams are simulated, and may be told what to do.
         on_probed: called after each probe with (upstream, node, result), as a Prober says it.
+        on_checked: called after each account check with (upstream, node, finding), as a checker says it.
     """
 
     def __init__(
@@ -130,12 +138,14 @@ class Builder:
         ca_file: str | None = None,
         forwards_simulator_fields: bool = False,
         on_probed: Callable[[Upstream, Any, str], None] | None = None,
+        on_checked: Callable[[Upstream, Any, Finding | None], None] | None = None,
     ) -> None:
         self.resolver = resolver
         self.table = table
         self.ca_file = ca_file
         self.forwards_simulator_fields = forwards_simulator_fields
         self.on_probed = on_probed
+        self.on_checked = on_checked
         self._contexts: dict[str | None, tuple[tuple[int, ...], TlsContext]] = {}
 
     def build(self, config: Config, old: Generation | None, *, number: int) -> Generation:
@@ -209,6 +219,8 @@ class Builder:
         built = BuiltUpstream(config, upstream, tuple(pools), None)
         if config.is_probed:
             self._build_prober(built, whole)
+        if whole.process.account_checks:
+            self._build_checker(built, whole)
         return built
 
     def _node(self, config: NodeConfig, record: str, known: Node | None) -> Node:
@@ -253,12 +265,8 @@ class Builder:
         generation: Generation,
         old: Generation | None,
     ) -> Pool:
-        is_tls = upstream.scheme_of(node) in ("https", "grpcs")
         # The context is part of the key: connections made under another trust are not used again.
-        tls = self._tls(self._ca_file(node, upstream, whole)) if is_tls else None
-        server_name = node.host
-        if upstream.pass_host == "rewrite" and upstream.upstream_host:
-            server_name = split_port(upstream.upstream_host)
+        tls, server_name = self._trust(node, upstream, whole)
         settings = PoolSettings(
             size=upstream.keepalive.size,
             idle_timeout_s=upstream.keepalive.idle_timeout_s,
@@ -279,6 +287,16 @@ class Builder:
             )
         generation.pools[key] = pool
         return pool
+
+    def _trust(
+        self, node: NodeConfig, upstream: UpstreamConfig, whole: Config
+    ) -> tuple[TlsContext | None, str]:
+        """How requests to a node are encrypted, and the name that its certificate must have."""
+        is_tls = upstream.scheme_of(node) in ("https", "grpcs")
+        tls = self._tls(self._ca_file(node, upstream, whole)) if is_tls else None
+        if upstream.pass_host == "rewrite" and upstream.upstream_host:
+            return tls, split_port(upstream.upstream_host)
+        return tls, node.host
 
     def _ca_file(self, node: NodeConfig, upstream: UpstreamConfig, whole: Config) -> str | None:
         return node.ca_file or upstream.ca_file or whole.process.ca_file or self.ca_file
@@ -331,6 +349,36 @@ class Builder:
             concurrency=check.concurrency,
         )
         return ProbedNode(node, pool, request, settings, active_thresholds(check))
+
+    def _build_checker(self, built: BuiltUpstream, whole: Config) -> None:
+        checked = []
+        for node, config in zip(built.upstream.nodes, built.config.nodes, strict=True):
+            check = config.account
+            if check is None:
+                continue
+            tls, server_name = self._trust(config, built.config, whole)
+            host = host_for(config, built.config)
+            fields = (("Accept", "application/json"), ("Accept-Encoding", "identity"), *config.auth_headers)
+            models, balance = (
+                probe_request("GET", with_query(path, config.auth_query), host, fields) if path else b""
+                for path in (check.models_path, check.balance_path)
+            )
+            checked.append(
+                CheckedNode(
+                    node,
+                    Pool(self.resolver, config.host, config.port, tls=tls, server_name=server_name),
+                    models,
+                    balance,
+                    tuple(dict.fromkeys(model for _, model in config.models if model is not None)),
+                    check.interval_s,
+                    check.timeout_s,
+                )
+            )
+        if not checked:
+            return
+        built.probe_pools += tuple(node.pool for node in checked)
+        on_checked = partial(self.on_checked, built.upstream) if self.on_checked is not None else None
+        built.checker = AccountChecker(built.upstream, tuple(checked), on_checked)
 
     def _plan(self, route: RouteConfig, built: BuiltUpstream | None, config: Config) -> RoutePlan:
         is_apisix = config.profile is Profile.APISIX
@@ -557,6 +605,13 @@ def host_for(node: NodeConfig, upstream: UpstreamConfig) -> bytes:
     standard = 443 if upstream.scheme_of(node) in ("https", "grpcs") else 80
     name = f"[{node.host}]" if ":" in node.host else node.host
     return (name if node.port == standard else f"{name}:{node.port}").encode()
+
+
+def with_query(path: str, arguments: tuple[tuple[str, str], ...]) -> str:
+    """A path of our own with a node's query arguments."""
+    if not arguments:
+        return path
+    return f"{path}{'&' if '?' in path else '?'}{urlencode(arguments)}"
 
 
 def deadlines_of(deadlines: Deadlines, timeouts: Timeouts | None) -> Deadlines:

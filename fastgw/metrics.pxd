@@ -2,9 +2,13 @@ import cython
 
 from ._clock cimport monotonic
 from ._shm cimport Metrics
+from .llm.body cimport BodyFacts
+from .llm.sse cimport EventScanner
+from .llm.usage cimport Usage, usage_of
 from .proxy.answering cimport Answering
 from .proxy.exchanges cimport Exchanges
 from .proxy.plan cimport NodeLink, RoutePlan
+from .proxy.relay cimport Relay
 
 
 cdef class RouteSeries:
@@ -16,13 +20,22 @@ cdef class RouteSeries:
     cdef readonly dict stream_codes
 
 
+cdef class TokenSeries:
+    cdef readonly int prompt
+    cdef readonly int completion
+    cdef readonly int cached
+
+
 cdef class LinkSeries:
     cdef readonly str upstream
     cdef readonly str node
     cdef readonly int succeeded
     cdef readonly int duration
     cdef readonly int first_token
+    cdef readonly int inter_token
+    cdef readonly frozenset models
     cdef readonly dict outcomes
+    cdef readonly dict tokens
 
 
 cdef class Recorder:
@@ -32,12 +45,18 @@ cdef class Recorder:
     cdef readonly tuple upstreams
     cdef dict _labels
     cdef dict _rare
+    cdef dict _accounts
+    cdef dict _missing
     cdef long long _seen_interrupted
     cdef long long _seen_gone
+    cdef long long _seen_resumed
+    cdef long long _seen_refusals
     cdef bint _is_full
     cdef int _refused_series
     cdef int _overhead
     cdef int _interrupted
+    cdef int _resumed
+    cdef int _budget_exhausted
     cdef int _reload_failed
     cdef list _gone
     cdef list _connections
@@ -53,6 +72,13 @@ cdef class Recorder:
         exchanges=Exchanges,
     )
     cpdef on_finished(self, Answering exchange)
+    @cython.locals(
+        relay=Relay, scanner=EventScanner, document=bytes, usage=Usage, link=NodeLink, series=LinkSeries,
+        tokens=TokenSeries, metrics=Metrics, spent=double
+    )
+    cdef Usage _usage(self, Answering exchange)
+    @cython.locals(facts=BodyFacts, tokens=TokenSeries)
+    cdef TokenSeries _tokens(self, LinkSeries series, NodeLink link, Answering exchange)
     @cython.locals(codes=dict)
     cdef int _code(self, RouteSeries route, Answering exchange) except? -1
     @cython.locals(series=LinkSeries)

@@ -18,6 +18,8 @@ from typing import Any
 from ._clock import monotonic
 from ._shm import MetricKind, Metrics
 from .balancing.upstream import Upstream
+from .llm.account import Finding, Standing
+from .llm.usage import Usage, usage_of
 from .proxy.answering import Answering
 from .proxy.plan import NodeLink, RoutePlan
 
@@ -27,6 +29,8 @@ logger = logging.getLogger("fastgw.metrics")
 REQUEST_BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0)
 OVERHEAD_BUCKETS = (0.00005, 0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.5)
 FIRST_TOKEN_BUCKETS = (0.05, 0.1, 0.25, 0.5, 0.75, 1.0, 1.5, 2.0, 3.0, 5.0, 10.0, 20.0, 30.0, 60.0)
+
+INTER_TOKEN_BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.02, 0.03, 0.05, 0.075, 0.1, 0.15, 0.25, 0.5, 1.0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +80,21 @@ FIRST_TOKEN = Family(
     ("route", "node"),
     FIRST_TOKEN_BUCKETS,
 )
+INTER_TOKEN = Family(
+    "fastgw_inter_token_seconds",
+    _HISTOGRAM,
+    "Of each whole stream that told its usage: the mean time between two tokens, from the first content to"
+    " the last byte.",
+    ("route", "node"),
+    INTER_TOKEN_BUCKETS,
+)
+TOKENS = Family(
+    "fastgw_tokens_total",
+    _COUNTER,
+    "Tokens as the providers counted them in their answers; cached ones are prompt tokens too. The model is"
+    " the one that the node's model map sends, or other.",
+    ("node", "model", "kind"),
+)
 ATTEMPTS = Family(
     "fastgw_upstream_requests_total",
     _COUNTER,
@@ -107,6 +126,16 @@ INTERRUPTED = Family(
     _COUNTER,
     "Answers that broke off after their first content had been sent.",
 )
+RESUMED = Family(
+    "fastgw_streams_resumed_total",
+    _COUNTER,
+    "Answers that broke off after their first content and went on on another node.",
+)
+BUDGET_EXHAUSTED = Family(
+    "fastgw_retry_budget_exhausted_total",
+    _COUNTER,
+    "Attempts that were not made because too many of late were retries.",
+)
 DUPLICATE_RISK = Family(
     "fastgw_duplicate_risk_total",
     _COUNTER,
@@ -125,6 +154,36 @@ PROBES = Family(
     _COUNTER,
     "Probes that ended, by what they said of the node.",
     ("upstream", "node", "result"),
+)
+ACCOUNT_CHECKS = Family(
+    "fastgw_account_checks_total",
+    _COUNTER,
+    "Free requests of our own to a node's provider that ended, by what they said of our account there.",
+    ("upstream", "node", "result"),
+)
+MODEL_MISSING = Family(
+    "fastgw_model_missing",
+    _GAUGE,
+    "1 if the provider does not offer a model that the node's model map sends; else 0.",
+    ("upstream", "node", "model"),
+)
+# The worker that checks accounts says what it has found in these; read and shown by ``admin``.
+ACCOUNT_STANDING = Family("fastgw_account_standing", _GAUGE, "", ("upstream", "node"))
+ACCOUNT_CHECKED_MS = Family("fastgw_account_checked_milliseconds", _GAUGE, "", ("upstream", "node"))
+ACCOUNT_GOOD = Family(
+    "fastgw_account_good",
+    _GAUGE,
+    "1 if the last account check found the node's key, balance and mapped models good; else 0."
+    " Absent where there is no such check, or it can say nothing.",
+    ("upstream", "node"),
+    is_read=True,
+)
+ACCOUNT_CHECKED = Family(
+    "fastgw_account_check_timestamp_seconds",
+    _GAUGE,
+    "When the node's account was checked last, since 1970.",
+    ("upstream", "node"),
+    is_read=True,
 )
 CONNECTIONS = Family(
     "fastgw_connections",
@@ -169,7 +228,8 @@ NODE_COOLING = Family(
 BACKUP_READY = Family(
     "fastgw_backup_ready",
     _GAUGE,
-    "1 if another node could take over should the one in use fail now (two or more are up), else 0.",
+    "1 if another node could take over should the one that is preferred fail now: it is up, and its"
+    " account was found good wherever that is checked; else 0.",
     ("upstream",),
     is_read=True,
 )
@@ -182,26 +242,45 @@ COUNTED = (
     REQUEST_DURATION,
     OVERHEAD,
     FIRST_TOKEN,
+    INTER_TOKEN,
+    TOKENS,
     ATTEMPTS,
     ATTEMPT_DURATION,
     RETRIES,
     FAILOVERS,
     INTERRUPTED,
+    RESUMED,
+    BUDGET_EXHAUSTED,
     DUPLICATE_RISK,
     DISCONNECTS,
     PROBES,
+    ACCOUNT_CHECKS,
+    MODEL_MISSING,
     CONNECTIONS,
     REFUSED_SERIES,
 )
-READ = (NODE_UP, NODE_EJECTED, NODE_COOLING, BACKUP_READY, RELOAD_SUCCESSFUL, BUILD_INFO)
+READ = (
+    NODE_UP,
+    NODE_EJECTED,
+    NODE_COOLING,
+    BACKUP_READY,
+    ACCOUNT_GOOD,
+    ACCOUNT_CHECKED,
+    RELOAD_SUCCESSFUL,
+    BUILD_INFO,
+)
+HIDDEN = (RELOAD_FAILED, ACCOUNT_STANDING, ACCOUNT_CHECKED_MS)  # in the memory, and shown otherwise
 
 _SUCCEEDED = "succeeded"
 _MISFIT = "misfit"  # the record of a node that cannot take the request: no attempt
 # A rate sees no first event of a series that was not there before it. Pairs of more nodes than
 # this would be too many series to have ready.
 MAX_PAIRED = 8
+TOKEN_KINDS = ("prompt", "completion", "cached")
+OTHER = "other"
 PHASES = ("reading", "waiting", "relaying")
 PROBE_RESULTS = ("success", "failure", "ignored")
+STANDINGS = tuple(Standing)  # in the memory as its place in this, from 1
 CONNECTION_STATES = (
     ("client", "busy"),
     ("client", "idle"),
@@ -223,16 +302,41 @@ class RouteSeries:
         self.stream_codes: dict[int, int] = {}
 
 
-class LinkSeries:
-    """The numbers of one node's series, as one route uses it; ``outcomes`` are by name."""
+class TokenSeries:
+    """The numbers of the series of one node's tokens, of one model."""
 
-    def __init__(self, upstream: str, node: str, succeeded: int, duration: int, first_token: int) -> None:
+    def __init__(self, prompt: int, completion: int, cached: int) -> None:
+        self.prompt = prompt
+        self.completion = completion
+        self.cached = cached
+
+
+class LinkSeries:
+    """The numbers of one node's series, as one route uses it; ``outcomes`` are by name.
+
+    ``models`` are the names that the configuration says are sent; all others are counted as OTHER.
+    ``tokens`` are by model.
+    """
+
+    def __init__(
+        self,
+        upstream: str,
+        node: str,
+        succeeded: int,
+        duration: int,
+        first_token: int,
+        inter_token: int,
+        models: frozenset[str],
+    ) -> None:
         self.upstream = upstream
         self.node = node
         self.succeeded = succeeded
         self.duration = duration
         self.first_token = first_token
+        self.inter_token = inter_token
+        self.models = models
         self.outcomes: dict[str, int] = {}
+        self.tokens: dict[str, TokenSeries] = {}
 
 
 class Recorder:
@@ -240,14 +344,15 @@ class Recorder:
 
     Args:
         metrics: where; shared by the workers of one gateway.
-        then: called with each finished exchange after it was counted, for the access log; or None.
+        then: called with each finished exchange, and the Usage that its answer told or None, after it was
+            counted, for the access log; or None.
         clock: monotonic seconds, as the exchanges have them; None: the process's own.
     """
 
     def __init__(
         self,
         metrics: Metrics,
-        then: Callable[[Answering], None] | None = None,
+        then: Callable[[Answering, Usage | None], None] | None = None,
         clock: Callable[[], float] | None = None,
     ) -> None:
         self.metrics = metrics
@@ -256,13 +361,19 @@ class Recorder:
         self.upstreams: tuple[tuple[str, Upstream], ...] = ()
         self._labels: dict[Upstream, str] = {}
         self._rare: dict[tuple[str, ...], int] = {}
+        self._accounts: dict[tuple[Upstream, str], str] = {}  # the label of what is checked
+        self._missing: dict[tuple[str, str], tuple[str, ...]] = {}
         self._seen_interrupted = 0
         self._seen_gone = 0
+        self._seen_resumed = 0
+        self._seen_refusals = 0
         self._is_full = False
         self._refused_series = -1
         self._refused_series = self._slot(REFUSED_SERIES)
         self._overhead = self._slot(OVERHEAD)
         self._interrupted = self._slot(INTERRUPTED)
+        self._resumed = self._slot(RESUMED)
+        self._budget_exhausted = self._slot(BUDGET_EXHAUSTED)
         self._reload_failed = self._slot(RELOAD_FAILED)
         self._gone = [self._slot(DISCONNECTS, phase) for phase in PHASES]
         self._connections = [self._slot(CONNECTIONS, *labels) for labels in CONNECTION_STATES]
@@ -303,6 +414,8 @@ class Recorder:
             self._slot(ATTEMPTS, upstream, link.name, _SUCCEEDED),
             self._slot(ATTEMPT_DURATION, upstream, link.name),
             self._slot(FIRST_TOKEN, plan.name, link.name) if plan.is_llm else -1,
+            self._slot(INTER_TOKEN, plan.name, link.name) if plan.is_llm else -1,
+            link.adapter.models_named() if link.adapter is not None else frozenset(),
         )
 
     def _slot(self, family: Family, *labels: str) -> int:
@@ -349,9 +462,57 @@ class Recorder:
         if exchanges.client_gone != self._seen_gone:
             self._seen_gone = exchanges.client_gone
             self._disconnected(exchange)
+        if exchanges.resumed != self._seen_resumed:
+            metrics.add(self._resumed, exchanges.resumed - self._seen_resumed)
+            self._seen_resumed = exchanges.resumed
+        if exchanges.budget_refusals != self._seen_refusals:
+            metrics.add(self._budget_exhausted, exchanges.budget_refusals - self._seen_refusals)
+            self._seen_refusals = exchanges.budget_refusals
+        usage = None
+        if plan.is_llm and 200 <= exchange.status < 300:
+            usage = self._usage(exchange)
         then = self.then
         if then is not None:
-            then(exchange)
+            then(exchange, usage)
+
+    def _usage(self, exchange: Answering) -> Usage | None:
+        """What the answer said it cost, once it is counted; None if it said nothing."""
+        relay = exchange.relay
+        scanner = relay.scanner if relay is not None else None
+        document = exchange.answer if scanner is None else scanner.usage_data
+        if document is None:
+            return None
+        usage = usage_of(document)
+        link = exchange.link
+        if usage is None or link is None or link.metrics is None:
+            return usage
+        series = link.metrics
+        tokens = self._tokens(series, link, exchange)
+        metrics = self.metrics
+        if usage.prompt > 0:
+            metrics.add(tokens.prompt, usage.prompt)
+        if usage.cached > 0:
+            metrics.add(tokens.cached, usage.cached)
+        if usage.completion > 0:
+            metrics.add(tokens.completion, usage.completion)
+            if exchange.wants_stream and usage.completion > 1 and not exchange.note:
+                spent = exchange.last_byte_at - exchange.first_content_at
+                metrics.observe(series.inter_token, spent / (usage.completion - 1))
+        return usage
+
+    def _tokens(self, series: LinkSeries, link: NodeLink, exchange: Answering) -> TokenSeries:
+        """The series of the model that was sent."""
+        model = OTHER
+        facts = exchange.facts
+        if series.models and facts is not None and facts.model is not None:
+            sent = link.adapter.model_for(facts.model) if link.adapter is not None else None
+            if sent in series.models:
+                model = sent
+        tokens = series.tokens.get(model)
+        if tokens is None:
+            tokens = TokenSeries(*[self._slot(TOKENS, link.name, model, kind) for kind in TOKEN_KINDS])
+            series.tokens[model] = tokens
+        return tokens
 
     def _code(self, route: RouteSeries, exchange: Answering) -> int:
         """The series of a status that is not 200."""
@@ -436,6 +597,34 @@ class Recorder:
             for each in PROBE_RESULTS:
                 self._slot(PROBES, label, node.name, each)
         self._count(PROBES, label, node.name, result)
+
+    def checked(self, upstream: Upstream, node: Any, finding: Finding | None) -> None:
+        """Take down what an account check has found; None: the node is no longer checked."""
+        label = self._accounts.get((upstream, node.name)) or self._labels.get(upstream, upstream.name)
+        place = (label, node.name)
+        if finding is None:
+            self._accounts.pop((upstream, node.name), None)
+        else:
+            self._accounts[upstream, node.name] = label
+            self._count(ACCOUNT_CHECKS, *place, finding.standing)
+        self._set(STANDINGS.index(finding.standing) + 1 if finding else 0, ACCOUNT_STANDING, *place)
+        self._set(int(self._now() * 1000) if finding else 0, ACCOUNT_CHECKED_MS, *place)
+        missing = finding.missing if finding is not None else ()
+        known = self._missing.get(place, ())
+        for model in dict.fromkeys((*known, *missing)):
+            self._set(int(model in missing), MODEL_MISSING, *place, model)
+        self._missing[place] = missing
+
+    def _now(self) -> float:
+        return monotonic() if self.clock is None else self.clock()
+
+    def _set(self, value: int, family: Family, *labels: str) -> None:
+        """Set a gauge that is not worth a place of its own."""
+        key = (family.name, *labels)
+        slot = self._rare.get(key)
+        if slot is None:
+            slot = self._rare[key] = self._slot(family, *labels)
+        self.metrics.set(slot, value)
 
     def set_connections(self, *, clients: int, requests: int, busy: int, idle: int, dialling: int) -> None:
         """Say how many connections this process has: to clients, of them with a request, and to nodes."""

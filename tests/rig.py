@@ -35,6 +35,7 @@ KEYS = {"OPENAI_API_KEY": "sk-sim-openai", "DEEPSEEK_API_KEY": "sk-sim-deepseek"
 CONFIG = """\
 fastgw:
   dead_reprobe: 1
+  account_checks: false
 services:
   - name: LLM Service
     routes:

@@ -13,6 +13,7 @@ from collections.abc import Awaitable, Callable
 from hmac import compare_digest
 from time import monotonic
 from typing import Any
+from urllib.parse import parse_qsl
 
 import orjson
 
@@ -26,6 +27,8 @@ from ..wire.client_connection import ClientConnection, Listener
 from ..wire.events import ExchangeEvents
 from ..wire.head import Limits, RequestHead
 from . import exposition, healthcheck
+from .explain import Question, explain
+from .readiness import accounts_in, labelled, readiness_of
 
 logger = logging.getLogger("fastgw.admin")
 
@@ -110,10 +113,11 @@ class Admin:
             "/v1/healthcheck": lambda: Reply(200, healthcheck.everything(self.gateway)),
             "/": self._index,
         }
-        # What takes long enough that requests could feel it: answered in several turns of the loop.
+        # What looks at the request, or takes long enough that others could feel it: in turns of its own.
         self.slow: dict[str, Callable[[RequestHead], Awaitable[Reply]]] = {
             "/metrics": self._metrics,
             "/apisix/prometheus/metrics": self._metrics,
+            "/admin/explain": self._explain,
         }
         self._answering: set[asyncio.Task[None]] = set()
         self.post: dict[str, Callable[[], Reply]] = {
@@ -239,6 +243,33 @@ class Admin:
         accept = (head.get(b"accept") or b"").decode("latin-1")
         body, content_type = await exposition.render(self.gateway, accept)
         return Reply(200, body, content_type=content_type)
+
+    async def _explain(self, head: RequestHead) -> Reply:
+        given = dict(parse_qsl(head.target.partition(b"?")[2].decode("latin-1"), max_num_fields=20))
+        unknown = sorted(given.keys() - {"method", "path", "host", "model", "stream", "replayable"})
+        if unknown or not {"method", "path"} <= given.keys():
+            message = f"no such argument: {unknown[0]}" if unknown else "method and path are needed"
+            return _error(400, "invalid_question", message)
+        replayable = given.get("replayable")
+        question = Question(
+            given["method"].upper(),
+            given["path"],
+            given.get("host"),
+            given.get("model"),
+            given.get("stream") == "true",
+            replayable == "true" if replayable is not None else None,
+        )
+        if problem := question.problem():
+            return _error(400, "invalid_question", problem)
+        gateway = self.gateway
+        generation = gateway.generation
+        assert generation is not None
+        now = monotonic()
+        accounts = accounts_in(gateway.recorder.metrics.collect())
+        ready = {
+            built.upstream: readiness_of(built, label, accounts, now) for label, built in labelled(gateway)
+        }
+        return Reply(200, {"health": "now", **explain(generation, question, now, ready)})
 
     def _reload(self) -> Reply:
         gateway = self.gateway

@@ -7,6 +7,7 @@ written in pieces with a turn of the loop after each: no request waits for a who
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import accumulate, chain
@@ -14,11 +15,12 @@ from time import monotonic
 from typing import TYPE_CHECKING, Any
 
 from .. import metrics as figures
-from .._core import Node
 from .._shm import MetricKind
 from .._version import __version__
 from ..gateway import Gateway
+from ..llm.account import Standing
 from ..metrics import Family
+from .readiness import Account, Place, accounts_in, checked_intervals, is_up, labelled, readiness_of
 
 if TYPE_CHECKING:
     from prometheus_client.metrics_core import Metric
@@ -71,8 +73,13 @@ def _process() -> list[Metric]:
 
 def _metrics(gateway: Gateway) -> Iterator[Metric]:
     """Every metric of our own, the large ones in pieces of one name; the figures are of one moment."""
-    rows = _counted(gateway) | _read(gateway, monotonic())
-    failed = rows.pop(figures.RELOAD_FAILED.name)
+    gateway.count_connections()
+    samples = gateway.recorder.metrics.collect()
+    rows: dict[str, list[Row]] = {}
+    for name, _, labels, value in samples:  # what all workers have counted
+        rows.setdefault(name, []).append((labels, value))
+    rows |= _read(gateway, accounts_in(samples), monotonic())
+    failed = rows[figures.RELOAD_FAILED.name]
     rows[figures.RELOAD_SUCCESSFUL.name] = [((), int(not any(value for _, value in failed)))]
     for family in (*figures.COUNTED, *figures.READ):
         found = rows.get(family.name, [])
@@ -80,42 +87,36 @@ def _metrics(gateway: Gateway) -> Iterator[Metric]:
             yield _metric(family, found[start:end])
 
 
-def _counted(gateway: Gateway) -> dict[str, list[Row]]:
-    """What all workers have counted, by family."""
-    gateway.count_connections()
-    rows: dict[str, list[Row]] = {}
-    for name, _, labels, value in gateway.recorder.metrics.collect():
-        rows.setdefault(name, []).append((labels, value))
-    return rows
-
-
-def _read(gateway: Gateway, now: float) -> dict[str, list[Row]]:
-    """What the nodes' records say now: all workers see the same ones."""
+def _read(gateway: Gateway, accounts: dict[Place, Account], now: float) -> dict[str, list[Row]]:
+    """What the nodes' records and the checks of their accounts say now: all workers see the same."""
     up: list[Row] = []
     ejected: list[Row] = []
     cooling: list[Row] = []
     ready: list[Row] = []
-    for upstream, nodes in gateway.recorder.upstreams:
-        count = 0
-        for name, node in {node.name: node for node in nodes.nodes}.items():
-            labels = (upstream, name)
-            is_up = _is_up(node, now)
-            count += is_up
-            up.append((labels, int(is_up)))
+    good: list[Row] = []
+    checked: list[Row] = []
+    wall = time.time() - now
+    for label, built in labelled(gateway):
+        intervals = checked_intervals(built)
+        for name, node in {node.name: node for node in built.upstream.nodes}.items():
+            labels = (label, name)
+            up.append((labels, int(is_up(node, now))))
             ejected.append((labels, int(not node.is_usable())))
             cooling.append((labels, max(0.0, node.cooling_until - now)))
-        ready.append(((upstream,), int(count > 1)))
+            account = accounts.get(labels)
+            if name in intervals and account is not None and account.standing is not Standing.UNKNOWN:
+                good.append((labels, int(account.standing is Standing.GOOD)))
+                checked.append((labels, round(wall + account.checked_at, 3)))
+        ready.append(((label,), int(readiness_of(built, label, accounts, now).ready)))
     return {
         figures.NODE_UP.name: up,
         figures.NODE_EJECTED.name: ejected,
         figures.NODE_COOLING.name: cooling,
         figures.BACKUP_READY.name: ready,
+        figures.ACCOUNT_GOOD.name: good,
+        figures.ACCOUNT_CHECKED.name: checked,
         figures.BUILD_INFO.name: [((__version__,), 1)],
     }
-
-
-def _is_up(node: Node, now: float) -> bool:
-    return node.is_usable() and not node.is_dead() and node.cooling_until <= now
 
 
 def _pieces(family: Family, rows: int) -> Iterator[tuple[int, int]]:

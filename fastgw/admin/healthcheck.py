@@ -10,6 +10,7 @@ from .._core import Node
 from ..config.model import RouteConfig, UpstreamConfig
 from ..gateway import Gateway
 from ..generation import BuiltUpstream
+from .readiness import Account, accounts_in, checked_intervals, labelled, readiness_of
 
 KINDS = ("routes", "services", "upstreams", "stream_routes")
 
@@ -119,18 +120,42 @@ def _built(gateway: Gateway, config: UpstreamConfig | None) -> BuiltUpstream | N
 
 def upstreams(gateway: Gateway) -> list[dict[str, Any]]:
     """Every upstream with its nodes as they are now; times are seconds from now."""
-    assert gateway.generation is not None
     now = monotonic()
-    return [
-        {
-            "id": built.config.id,
-            "name": built.config.name,
-            "routes": built.route_ids,
-            "nodes": [_node(node, now) for node in built.upstream.nodes],
-            "connections": [pool.counts() for pool in built.pools],
-        }
-        for built in gateway.generation.upstreams.values()
-    ]
+    accounts = accounts_in(gateway.recorder.metrics.collect())
+    shown = []
+    for label, built in labelled(gateway):
+        readiness = readiness_of(built, label, accounts, now)
+        intervals = checked_intervals(built)
+        shown.append(
+            {
+                "id": built.config.id,
+                "name": built.config.name,
+                "routes": built.route_ids,
+                "backup_ready": readiness.ready,
+                "preferred": readiness.preferred,
+                "reasons": readiness.reasons,
+                "nodes": [
+                    _node(node, now)
+                    | {"account": _account(node.name in intervals, accounts.get((label, node.name)), now)}
+                    for node in built.upstream.nodes
+                ],
+                "connections": [pool.counts() for pool in built.pools],
+            }
+        )
+    return shown
+
+
+def _account(is_checked: bool, account: Account | None, now: float) -> dict[str, Any] | None:
+    """The last account check of a node; None: there is none for it."""
+    if not is_checked:
+        return None
+    if account is None:
+        return {"standing": "unchecked", "checked_s": None, "missing_models": ()}
+    return {
+        "standing": account.standing,
+        "checked_s": round(max(0.0, now - account.checked_at), 3),
+        "missing_models": account.missing,
+    }
 
 
 def _node(node: Node, now: float) -> dict[str, Any]:

@@ -194,6 +194,35 @@ class Upstream:
         node.heal(now)
         return True
 
+    # --- Credentials ---
+
+    def refuse_key(self, node: Node, now: float) -> float:
+        """A request of our own found the node's credential refused, or its account empty.
+
+        The same as an attempt's ``dead``, unless that is known already.
+
+        Returns:
+            The end of the term that this has set, monotonic seconds; 0 if it set none.
+        """
+        entered = node.enter()
+        try:
+            if node.dead_until > now:
+                return 0.0
+            return node.kill_for(now, self._dead_s, self._dead_max_s)
+        finally:
+            node.leave(entered)
+
+    def accept_key(self, node: Node, until: float, now: float) -> bool:
+        """A request of our own found the node's credential good.
+
+        Args:
+            until: what ``refuse_key`` returned: that term ends as if it had not been. For what live
+                traffic has found since, or before, a trial is due: one request decides.
+        Returns:
+            Whether that changed anything.
+        """
+        return node.revive(until, now)
+
     # --- Policy ---
 
     def _spread(self) -> float:

@@ -95,6 +95,52 @@ def check(file: str | None, form: str, profile: str | None, listen: tuple[str, .
 
 
 @main.command()
+@click.argument("method", required=False)
+@click.argument("path", required=False)
+@options.config_file
+@options.profile
+@option("--body", metavar="FILE", help="The request's body, for its model; - is standard input.")
+@option("--host", metavar="NAME", help="The request's Host, where routes have hosts.")
+@option("--url", metavar="URL", help="The admin port of a running gateway that is asked: http://HOST:PORT.")
+@option("--admin-token-file", type=options.FILE, metavar="FILE", help="The token that it asks for.")
+@option("--format", "form", type=click.Choice(["text", "json"]), default="text",
+        help="text for people, json for programs.")  # fmt: skip
+@option("--outcomes", is_flag=True, help="Print instead what each answer of a provider means.")
+def explain(
+    method: str | None,
+    path: str | None,
+    body: str | None,
+    host: str | None,
+    url: str | None,
+    form: str,
+    outcomes: bool,
+    **flags: Any,
+) -> None:
+    """Say what would become of a request: its route, and which nodes would be tried, in which order.
+
+    \b
+      fastgw explain POST /v1/chat/completions --body request.json
+
+    With --url, or without -c while a gateway runs here, that gateway is asked, and the plan is the
+    one for the nodes' present health. With -c FILE it is the one that the file amounts to.
+
+    Ends with 1 if no node would be tried.
+    """
+    from fastgw.cli import explain as explaining
+    from fastgw.cli.overrides import Overrides
+
+    if outcomes:
+        sys.exit(explaining.outcomes())
+    if method is None or path is None:
+        raise click.UsageError("METHOD and PATH are needed, as in: fastgw explain POST /v1/chat/completions")
+    if url is not None and (flags["file"] is not None or flags["profile"] is not None):
+        raise click.UsageError("--url asks a running gateway, which has a configuration of its own: no -c")
+    overrides = Overrides.from_flags(**flags)
+    code = explaining.run(overrides, method=method, target=path, host=host, body=body, url=url, form=form)
+    sys.exit(code)
+
+
+@main.command()
 def schema() -> None:
     """Print the JSON Schema of the configuration, for editors."""
     import json

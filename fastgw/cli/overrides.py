@@ -68,7 +68,7 @@ class Overrides:
             process,
             listen=self.listen or tuple(map(canonical_address, process.listen)) or DEFAULT_LISTEN,
             admin=self.admin or _canonical_admin(process.admin) or DEFAULT_ADMIN,
-            admin_token=self._admin_token(config, env),
+            admin_token=self.admin_token(env) or process.admin_token,
             workers=self.workers or process.workers,
             access_log=self.access_log or process.access_log or STANDARD_OUTPUT,
             log_level=self.log_level or process.log_level or "info",
@@ -78,11 +78,12 @@ class Overrides:
         )
         return replace(config, process=settled)
 
-    def _admin_token(self, config: Config, env: Mapping[str, str]) -> str | None:
+    def admin_token(self, env: Mapping[str, str]) -> str | None:
+        """The token of the flag, else of the environment. Raises ConfigErrors: it is none."""
         file = self.admin_token_file
         if file is None:
             token = env.get(TOKEN_VARIABLE)
-            return _token(token, TOKEN_VARIABLE) if token else config.process.admin_token
+            return _token(token, TOKEN_VARIABLE) if token else None
         try:
             with open(file, "rb") as stream:
                 content = stream.read(MAX_TOKEN_CHARS + 2)

@@ -9,6 +9,7 @@ from fastgw.config.addresses import is_loopback, parse_connect_to, parse_listen
 from fastgw.config.embedded import EMBEDDED, embedded
 from fastgw.config.load import load, loads
 from fastgw.config.model import (
+    AccountCheck,
     ActiveCheck,
     Config,
     ConsumerConfig,
@@ -28,6 +29,7 @@ from fastgw.config.problems import ConfigErrors, Problem
 
 __all__ = [
     "EMBEDDED",
+    "AccountCheck",
     "ActiveCheck",
     "Config",
     "ConfigErrors",

@@ -107,6 +107,8 @@ def _node(builder: Builder, values: Values, path: Path) -> list[NodeConfig]:
         ca_file=builder.file(values, "ca_file", path),
         scheme=endpoint.scheme,
         active=builder.active_check(values, path, endpoint.scheme),
+        # Where an endpoint was written, nobody knows what else is there.
+        account=builder.account_check({}, values, provider) if auth and "endpoint" not in override else None,
         instance=InstanceConfig(
             path=endpoint.path,
             options=read_only(values.get("options") or {}),

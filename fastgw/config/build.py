@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import re
 import stat
+from dataclasses import replace
 from pathlib import Path as FilePath
 from typing import Any
 
@@ -18,6 +19,7 @@ from fastgw.config.addresses import is_loopback, parse_connect_to, parse_host, p
 from fastgw.config.marks import Document
 from fastgw.config.model import (
     EMPTY,
+    AccountCheck,
     ActiveCheck,
     ConsumerConfig,
     Deadlines,
@@ -77,7 +79,9 @@ class Builder:
         upstream = UpstreamConfig(
             name=values.get("name", name),
             id=str(values.get("id", id)),
-            nodes=self._nodes(values.get("nodes"), (*path, "nodes"), scheme),
+            nodes=self._nodes(
+                values.get("nodes"), (*path, "nodes"), scheme, (values.get("checks") or {}).get("account")
+            ),
             type=values.get("type", "roundrobin"),
             scheme=scheme,
             retries=whole(values, "retries", None),
@@ -117,14 +121,14 @@ class Builder:
 
     # --- Nodes ---
 
-    def _nodes(self, values: Any, path: Path, scheme: str) -> tuple[NodeConfig, ...]:
+    def _nodes(self, values: Any, path: Path, scheme: str, account: Values | None) -> tuple[NodeConfig, ...]:
         if isinstance(values, dict):
             values = self._nodes_of_map(values, path)
         nodes: list[NodeConfig] = []
         names: dict[str, Path] = {}
         addresses: dict[str, Path] = {}
         for below, item in self.items(values, path):
-            node = self._node(item, below, scheme)
+            node = self._node(item, below, scheme, account)
             if node is not None:
                 nodes.append(node)
                 self.unique(addresses, with_port(node.host, node.port), below, "the node")
@@ -152,7 +156,7 @@ class Builder:
             nodes.append(node)
         return nodes
 
-    def _node(self, values: Values, path: Path, scheme: str) -> NodeConfig | None:
+    def _node(self, values: Values, path: Path, scheme: str, account: Values | None) -> NodeConfig | None:
         host = self._host(values, "host", path)
         port = whole(values, "port", _DEFAULT_PORTS[scheme] if self.form == "apisix" else None)
         if not host or port is None:
@@ -175,6 +179,7 @@ class Builder:
             timeout=self.timeouts(values, "timeout"),
             max_in_flight=whole(values, "max_in_flight", 0),
             ca_file=self.file(values, "ca_file", path),
+            account=self.account_check(account, values, implied) if auth else None,
             metadata=values.get("metadata") or EMPTY,
             mark=self.mark(path),
         )
@@ -194,6 +199,26 @@ class Builder:
         if "models" in values:
             return provider, tuple(values["models"].items())
         return provider, DEFAULT_MODELS[provider] if provider and self.is_llm else ()
+
+    def account_check(
+        self, of_upstream: Values | None, node: Values, provider: str | None
+    ) -> AccountCheck | None:
+        """How the credential of a node is checked; what the node itself says wins, field by field."""
+        from fastgw.llm.dialect import DIALECTS
+
+        of_node = (node.get("checks") or {}).get("account")
+        written = (of_upstream or {}) | (of_node or {})
+        is_wanted = self.is_llm or of_upstream is not None or of_node is not None
+        if provider is None or not written.get("enabled", is_wanted):
+            return None
+        dialect = DIALECTS[provider]
+        check = AccountCheck(
+            models_path=written.get("models_path", dialect.models_path),
+            balance_path=written.get("balance_path", dialect.balance_path),
+        )
+        times = {f"{name}_s": float(written[name]) for name in ("interval", "timeout") if name in written}
+        check = replace(check, **times)  # type: ignore[arg-type]
+        return check if check.models_path or check.balance_path else None
 
     def credentials(self, auth: Values, kind: str, path: Path) -> tuple[tuple[str, str], ...]:
         """The header fields or query arguments of an ``auth`` object below path."""

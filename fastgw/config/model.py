@@ -122,6 +122,19 @@ class InstanceConfig:
 
 
 @dataclass(frozen=True, slots=True)
+class AccountCheck:
+    """Requests of our own that cost nothing and tell whether a node's credential works.
+
+    A path of None is not asked; one of them is there.
+    """
+
+    models_path: str | None = None
+    balance_path: str | None = None
+    interval_s: float = 60.0  # while all is well; sooner after a check that found something
+    timeout_s: float = 10.0
+
+
+@dataclass(frozen=True, slots=True)
 class NodeConfig:
     """One server of an upstream, with our own extensions of APISIX's node object."""
 
@@ -140,6 +153,7 @@ class NodeConfig:
     timeout: Timeouts | None = None
     max_in_flight: int = 0  # 0: no limit
     ca_file: str | None = None
+    account: AccountCheck | None = None  # None: its credential is not checked
     metadata: Mapping[str, Any] = field(default_factory=lambda: EMPTY, hash=False)
     scheme: str | None = None  # None: the upstream's
     active: ActiveCheck | None = None  # None: the upstream's
@@ -263,6 +277,7 @@ class ProcessConfig:
     tls: TlsConfig | None = None
     ca_file: str | None = None
     connect_to: tuple[tuple[str, int, str, int], ...] = ()  # "" and 0: any, or unchanged
+    account_checks: bool = True  # False: none, whatever the upstreams say
     dead_reprobe_s: float = 60.0
     cooling_max_s: float = 600.0
     hold_body_bytes: int = 16 * 1024 * 1024

@@ -214,9 +214,31 @@ def _checks() -> dict[str, Schema]:
         description="what the outcomes of live requests do to a node",
     )
     return {
-        "checks": _object({"active": _ref("active_check"), "passive": passive}, description="health checks"),
+        "checks": _object(
+            {"active": _ref("active_check"), "passive": passive, "account": _ref("account_check")},
+            description="health checks",
+        ),
         "active_check": active,
     }
+
+
+def _account_check() -> Schema:
+    path = {
+        "type": ["string", "null"],
+        "pattern": r"^/[\x21-\x7e]*$",
+        "maxLength": 4096,
+        "x-expected": "a path that begins with /, or null",
+    }
+    return _object(
+        {
+            "enabled": _flag("false: no such checks"),
+            "interval": _seconds("between checks that found nothing wrong", default=60),
+            "timeout": _seconds("each request of a check may take", default=10),
+            "models_path": {**path, "description": "where the models are listed; null: do not ask"},
+            "balance_path": {**path, "description": "where the balance is told; null: do not ask"},
+        },
+        description="free requests that tell whether the keys of LLM providers work",
+    )
 
 
 def _node() -> Schema:
@@ -250,6 +272,9 @@ def _node() -> Schema:
             "timeout": _ref("timeout"),
             "max_in_flight": _integer(0, 1_000_000, "requests at a time; 0: no limit", default=0),
             "ca_file": _text("certificates to trust for this node instead of the system's", high=4096),
+            "checks": _object(
+                {"account": _ref("account_check")}, description="how this node differs from its upstream"
+            ),
         },
         ("host", "port", "weight"),
         hints={
@@ -551,6 +576,7 @@ _PROCESS = _object(
             maxItems=1024,
             description="curl's --connect-to: connect to HOST2:PORT2 instead of HOST:PORT",
         ),
+        "account_checks": _flag("false: no requests of our own to check keys", default=True),
         "dead_reprobe": _seconds("until a rejected key is tried again; doubles", default=60),
         "cooling_max": _seconds("a busy node is left alone at most", default=600),
         "hold_body_bytes": _bytes("a request body up to this size can move to another node", 16 * 2**20),
@@ -691,6 +717,7 @@ DEFINITIONS: Final[dict[str, Schema]] = {
     "apisix_node": _apisix_node(),
     "apisix_consumer": _APISIX_CONSUMER,
     **_checks(),
+    "account_check": _account_check(),
     "auth_header": _HEADER_MAP,
     "auth_query": {**_HEADER_MAP, "propertyNames": {"minLength": 1, "maxLength": 256}},
     "models": _MODELS,

@@ -31,6 +31,7 @@ cdef class Adapter:
     cdef readonly bint writes
     cdef readonly bint stops_thinking
 
+    cpdef str model_for(self, str asked)
     @cython.locals(asked=str, model=str, is_moved=bint, traits=cython.uint, concerns=cython.uint)
     cpdef Rendering render(self, bytes body, BodyFacts facts, bytes path)
     @cython.locals(parts=list)

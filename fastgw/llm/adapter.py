@@ -129,6 +129,22 @@ class Adapter:
         """False where the node is known not to take it."""
         return self.capabilities.get(capability) is not False
 
+    def model_for(self, asked: str | None) -> str | None:
+        """The model that the node is asked for where the caller asks for this one."""
+        if self.forced_model is not None:
+            return self.forced_model
+        if asked is not None and self.models is not None:
+            return self.models.map(asked)
+        return asked
+
+    def models_named(self) -> frozenset[str]:
+        """The models it is configured to send, but for those that only a pattern describes."""
+        pairs = self.models.pairs if self.models is not None else ()
+        names = {name if target is None else target for name, target in pairs}
+        patterns = {name for name, target in pairs if target is None and {"*", "?"} & set(name)}
+        forced = {self.forced_model} if self.forced_model is not None else set()
+        return frozenset((names - patterns) | forced)
+
     def render(self, body: bytes | None, facts: BodyFacts | None, path: bytes) -> Rendering | None:
         """Return the request as this node gets it; None: as it came.
 
@@ -144,11 +160,7 @@ class Adapter:
         if body is None or facts is None:
             return None
         asked = facts.model
-        model = asked
-        if self.forced_model is not None:
-            model = self.forced_model
-        elif asked is not None and self.models is not None:
-            model = self.models.map(asked)
+        model = self.model_for(asked)
         is_moved = model != asked
         traits = facts.traits
         concerns = self.concerns_moved if is_moved else self.concerns

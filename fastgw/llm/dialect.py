@@ -69,6 +69,8 @@ class Dialect:
         prefix_path: where it continues a message of which it is given the beginning; "" nowhere.
         fields: request header fields that only this provider gets.
         credentials: the same, of those that tell who the caller is.
+        models_path: where its models are listed, free of charge, for the key that asks; None: unknown.
+        balance_path: where it says whether the account can pay; None: it does not.
     """
 
     name: str
@@ -87,6 +89,8 @@ class Dialect:
     prefix_path: str = ""
     fields: tuple[bytes, ...] = ()
     credentials: tuple[bytes, ...] = ()
+    models_path: str | None = None
+    balance_path: str | None = None
 
 
 _OPENAI = Dialect(
@@ -99,6 +103,7 @@ _OPENAI = Dialect(
     capabilities=MappingProxyType({"prefix": False}),
     fields=(b"openai-beta",),
     credentials=(b"openai-organization", b"openai-project"),
+    models_path="/v1/models",
 )
 
 _DEEPSEEK = Dialect(
@@ -168,6 +173,8 @@ _DEEPSEEK = Dialect(
         }
     ),
     prefix_path="/beta/chat/completions",
+    models_path="/models",
+    balance_path="/user/balance",
 )
 
 _COMPATIBLE = Dialect(

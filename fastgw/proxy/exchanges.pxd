@@ -14,3 +14,4 @@ cdef class Exchanges:
     cdef public long long client_gone
     cdef public long long unmovable
     cdef public long long resumed
+    cdef public long long budget_refusals

@@ -43,6 +43,7 @@ class Exchanges:
         self.client_gone = 0
         self.unmovable = 0
         self.resumed = 0
+        self.budget_refusals = 0
 
     def sweep(self, now: float) -> None:
         """Look at every live exchange's deadlines. Called a few times a second."""

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine, Iterable
 from dataclasses import dataclass
+from functools import partial
 from random import random
 from time import monotonic
 from typing import Any
@@ -17,7 +18,7 @@ from typing import Any
 from .._core import Report
 from ..balancing.health import Thresholds
 from ..balancing.upstream import Upstream
-from ..errors import FailureKind, NodeError, NodeTimeout
+from ..errors import BadResponse, FailureKind, NodeError, NodeTimeout
 from ..wire.events import ExchangeEvents
 from ..wire.node_connection import NodeConnection
 from ..wire.pool import Pool
@@ -69,25 +70,93 @@ def judge(status: int, settings: ProbeSettings) -> int | None:
 
 
 class _Answer(ExchangeEvents):
-    """Waits for the status line of one probe."""
+    """Waits for the answer to one request of our own: (status, body).
 
-    def __init__(self, connection: NodeConnection) -> None:
+    Args:
+        max_bytes: of the body; 0: the status line is enough.
+    """
+
+    def __init__(self, connection: NodeConnection, max_bytes: int) -> None:
         self.connection = connection
-        self.status: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+        self.max_bytes = max_bytes
+        self.answer: asyncio.Future[tuple[int, bytes]] = asyncio.get_running_loop().create_future()
+        self._body = bytearray()
 
     def on_node_read(self, data: bytes, start: int, end: int, complete: bool) -> None:
-        if not self.status.done() and self.connection.head is not None:
-            self.status.set_result(self.connection.head.status)
+        head = self.connection.head
+        if self.answer.done() or head is None:
+            return
+        if self.max_bytes:
+            self._body += self.connection.framer.decoded(data)
+            if len(self._body) > self.max_bytes:
+                self.answer.set_exception(BadResponse("an answer that is too long"))
+                return
+        if complete or not self.max_bytes:
+            self.answer.set_result((head.status, bytes(self._body)))
 
     def on_node_lost(self, error: NodeError) -> None:
-        if not self.status.done():
-            self.status.set_exception(error)
+        if not self.answer.done():
+            self.answer.set_exception(error)
 
     def on_node_writable(self) -> None:
         pass
 
 
-class Prober:
+async def ask(pool: Pool, request: bytes, timeout_s: float, max_bytes: int = 0) -> tuple[int, bytes]:
+    """Send one request over a new connection and close it: (status, body).
+
+    Args:
+        request: empty: the connection alone is tried, and the answer is (0, b"").
+        max_bytes: of the body, a longer one is an error; 0: only the status line is waited for.
+    Raises:
+        NodeError: no connection, or no valid answer.
+        TimeoutError: it took longer than ``timeout_s``.
+    """
+    connection: NodeConnection | None = None
+    try:
+        async with asyncio.timeout(timeout_s):
+            connection = await pool.open(timeout_s)
+            if not request:
+                return 0, b""
+            waiting = _Answer(connection, max_bytes)
+            connection.start(waiting, request, None, False)
+            return await waiting.answer
+    finally:
+        if connection is not None:
+            connection.abort()
+
+
+class Watch:
+    """One task for each of several things, from ``start`` to ``stop``; both may be called at any time."""
+
+    def __init__(self) -> None:
+        self._tasks: list[asyncio.Task[None]] = []
+
+    def watches(self) -> Iterable[Callable[[], Coroutine[Any, Any, None]]]:
+        """What each of the tasks runs; it goes on for ever."""
+        raise NotImplementedError
+
+    def start(self) -> None:
+        if self._tasks:  # elected while a reload changed over: both ask for it
+            return
+        loop = asyncio.get_running_loop()
+        self._tasks = [loop.create_task(self._run(watch)) for watch in self.watches()]
+
+    async def stop(self) -> None:
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        self._tasks = []
+
+    @staticmethod
+    async def _run(watch: Callable[[], Coroutine[Any, Any, None]]) -> None:
+        try:
+            await watch()
+        except asyncio.CancelledError:
+            return  # by ``stop``; kept in its task, the error would be a cycle through the frames
+
+
+class Prober(Watch):
     """Probes every node of one upstream, each in its own rhythm.
 
     Args:
@@ -101,30 +170,15 @@ class Prober:
         settings: ProbeSettings,
         on_result: Callable[[Any, str], None] | None = None,
     ) -> None:
+        super().__init__()
         self.upstream = upstream
         self.nodes = nodes
         self.settings = settings
         self.on_result = on_result
         self._slots = asyncio.Semaphore(settings.concurrency)
-        self._tasks: list[asyncio.Task[None]] = []
 
-    def start(self) -> None:
-        if self._tasks:  # elected while a reload changed over: both ask for it
-            return
-        loop = asyncio.get_running_loop()
-        self._tasks = [loop.create_task(self._run(probed)) for probed in self.nodes]
-
-    async def stop(self) -> None:
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
-        self._tasks = []
-
-    async def _run(self, probed: ProbedNode) -> None:
-        try:
-            await self._watch(probed)
-        except asyncio.CancelledError:
-            return  # by ``stop``; kept in its task, the error would be a cycle through the frames
+    def watches(self) -> Iterable[Callable[[], Coroutine[Any, Any, None]]]:
+        return [partial(self._watch, probed) for probed in self.nodes]
 
     async def _watch(self, probed: ProbedNode) -> None:
         settings = probed.settings or self.settings
@@ -155,26 +209,16 @@ class Prober:
 
     async def probe(self, probed: ProbedNode) -> int | None:
         """One probe now: a ``Report``, or None when it says nothing."""
-        connection: NodeConnection | None = None
         settings = probed.settings or self.settings
         try:
-            async with asyncio.timeout(settings.timeout_s):
-                connection = await probed.pool.open(settings.timeout_s)
-                if settings.is_tcp:
-                    return int(Report.SUCCESS)
-                answer = _Answer(connection)
-                connection.start(answer, probed.request, None, False)
-                status = await answer.status
-                return judge(status, settings)
+            status, _ = await ask(probed.pool, b"" if settings.is_tcp else probed.request, settings.timeout_s)
+            return int(Report.SUCCESS) if settings.is_tcp else judge(status, settings)
         except TimeoutError:
             return int(NodeTimeout.failure)
         except NodeError as error:
             # A handshake that hangs is no timeout of the answer: APISIX counts it as TCP, and
             # so does a bad head as HTTP.
             return int(error.failure if error.failure != FailureKind.HTTP else Report.HTTP_FAILURE)
-        finally:
-            if connection is not None:
-                connection.abort()
 
 
 def probe_request(method: str, path: str, host: bytes, fields: tuple[tuple[str, str], ...]) -> bytes:

@@ -18,6 +18,7 @@ from prometheus_client.openmetrics import parser as openmetrics
 from prometheus_client.parser import text_string_to_metric_families
 from quick_probes import quick_probes
 from rig import CONFIG, DEEPSEEK, MESSAGES, OPENAI, FaultKind, Rig, config_of, running, wait_until
+from scrape import Figures, figures, scrape
 from source_graph import ROOT
 from worker_rig import Node, configuration, running_workers
 
@@ -29,24 +30,6 @@ from fastgw.shared_state import METRIC_SERIES, SharedState
 
 QUIET = CONFIG[: CONFIG.index("      checks:")]  # without probes
 UPSTREAM = "LLM Service"
-Figures = dict[str, dict[tuple[str, ...], float]]
-
-
-def scrape(rig: Rig, **headers: str) -> httpx.Response:
-    answer = httpx.get(rig.admin_url + "/metrics", headers=headers, timeout=30)
-    assert answer.status_code == 200, answer.text
-    return answer
-
-
-def figures(rig: Rig) -> Figures:
-    """Sample name -> label values in the order of the label names -> value."""
-    found: Figures = {}
-    for family in text_string_to_metric_families(scrape(rig).text):
-        for sample in family.samples:
-            labels = tuple(value for _, value in sorted(sample.labels.items()))
-            assert labels not in found.setdefault(sample.name, {}), f"{sample.name} {labels} twice"
-            found[sample.name][labels] = sample.value
-    return found
 
 
 def counted(all_figures: Figures, name: str) -> dict[tuple[str, ...], float]:
@@ -89,6 +72,53 @@ def test_requests_are_counted_exactly(ca_dir: Path, loop_kind: str) -> None:
     assert counted(found, "fastgw_upstream_duration_seconds_count") == {(OPENAI, UPSTREAM): 3}
     for name in ("fastgw_retries_total", "fastgw_failovers_total", "fastgw_duplicate_risk_total"):
         assert not counted(found, name)
+
+
+def test_tokens_are_counted_as_the_provider_told_them(ca_dir: Path) -> None:
+    lines = "          models: {gpt-4o: gpt-4.1, gpt-5: null}\n"
+    text = QUIET.replace("          weight: 100\n", "          weight: 100\n" + lines)
+    told: dict[str, list[int]] = {"gpt-4.1": [], "gpt-5": [], "other": []}
+    with running(ca_dir, text) as rig:
+        for asked, label in (("gpt-4o", "gpt-4.1"), ("gpt-5", "gpt-5"), ("gpt-4o-mini", "other")):
+            body: dict[str, Any] = {"model": asked, "messages": MESSAGES}
+            usage = httpx.post(rig.base_url + "/chat/completions", json=body, timeout=30).json()["usage"]
+            told[label].append(usage["prompt_tokens"])
+            told[label].append(usage["completion_tokens"])
+        settled(rig)
+        found = figures(rig)
+        assert counted(found, "fastgw_tokens_total") == {
+            (kind, label, OPENAI): float(figure)
+            for label, figures_ in told.items()
+            for kind, figure in zip(("prompt", "completion"), figures_, strict=True)
+        }
+        assert not counted(found, "fastgw_inter_token_seconds_count"), "none was a stream"
+        body = {"model": "gpt-5", "messages": MESSAGES, "stream": True}
+        body["stream_options"] = {"include_usage": True}
+        headers = {"x-sim-tokens": "5", "x-sim-delay-ms": "5"}
+        url = rig.base_url + "/chat/completions"
+        assert httpx.post(url, json=body, headers=headers, timeout=30).text.endswith("[DONE]\n\n")
+        del body["stream_options"]
+        assert httpx.post(url, json=body, headers=headers, timeout=30).status_code == 200
+        settled(rig)
+        after = figures(rig)
+    tokens = [found["fastgw_tokens_total"]["completion", "gpt-5", OPENAI],
+              after["fastgw_tokens_total"]["completion", "gpt-5", OPENAI]]  # fmt: skip
+    assert tokens[1] - tokens[0] >= 5
+    assert counted(after, "fastgw_inter_token_seconds_count") == {(OPENAI, "llm"): 1}
+    assert after["fastgw_inter_token_seconds_sum"][OPENAI, "llm"] > 0
+
+
+def test_what_the_exchanges_count_is_counted_once(ca_dir: Path) -> None:
+    with running(ca_dir, QUIET) as rig:
+        exchanges = rig.gateway.exchanges
+        rig.call(lambda: setattr(exchanges, "resumed", 2))
+        rig.call(lambda: setattr(exchanges, "budget_refusals", 3))
+        for _ in range(2):
+            assert ask(rig).status_code == 200
+        settled(rig)
+        found = figures(rig)
+    assert found["fastgw_streams_resumed_total"] == {(): 2}
+    assert found["fastgw_retry_budget_exhausted_total"] == {(): 3}
 
 
 def test_a_failover_is_counted_exactly(ca_dir: Path) -> None:

@@ -7,6 +7,7 @@ import mmap
 from collections.abc import Callable
 from typing import Any
 
+import orjson
 import pytest
 from exchange_bench import (
     COMPLETION,
@@ -27,7 +28,9 @@ from fastgw._core import Node
 from fastgw._shm import MetricKind, Metrics
 from fastgw.balancing.upstream import Upstream
 from fastgw.errors import ConnectFailed
-from fastgw.metrics import COUNTED, READ, Recorder, code_of, label_upstreams
+from fastgw.llm.account import Finding, Standing
+from fastgw.llm.usage import Usage
+from fastgw.metrics import COUNTED, READ, STANDINGS, Recorder, code_of, label_upstreams
 from fastgw.proxy.plan import RoutePlan
 
 Make = Callable[..., "Counted"]
@@ -39,7 +42,7 @@ class Counted:
     def __init__(self, bench: Bench, metrics: Metrics) -> None:
         self.bench = bench
         self.metrics = metrics
-        self.recorder = Recorder(metrics, bench.finished.append, bench.clock)
+        self.recorder = Recorder(metrics, lambda exchange, _: bench.finished.append(exchange), bench.clock)
         self.recorder.register([bench.plan])
         bench.exchanges.on_finished = self.recorder.on_finished
 
@@ -402,3 +405,83 @@ def test_what_was_lost_on_a_reused_connection_is_one_attempt(make: Make) -> None
     bench.connect().say(json_response(COMPLETION))
     assert counted.counts("fastgw_upstream_requests_total") == {("", "a", "succeeded"): 1}
     assert not counted.counts("fastgw_retries_total")
+
+
+# --- Tokens -----------------------------------------------------------------------------------
+
+USAGE = {"prompt_tokens": 7, "completion_tokens": 5, "prompt_tokens_details": {"cached_tokens": 3}}
+
+
+def answer_with(usage: object) -> dict[str, object]:
+    choices = [{"message": {"content": "hi"}, "finish_reason": "stop"}]
+    return {"model": "m", "choices": choices, "usage": usage}
+
+
+def test_tokens_are_counted_as_the_provider_told_them_and_handed_on(make: Make) -> None:
+    counted = make()
+    told: list[Usage | None] = []
+    counted.recorder.then = lambda _, usage: told.append(usage)
+    counted.bench.ask()
+    node = counted.bench.connect()
+    node.say(json_response(answer_with(USAGE)))
+    assert counted.counts("fastgw_tokens_total") == {
+        ("a", "other", "prompt"): 7,
+        ("a", "other", "completion"): 5,
+        ("a", "other", "cached"): 3,
+    }
+    assert told == [Usage(7, 5, 3)]
+    counted.bench.ask()
+    node.say(json_response(answer_with(None)))
+    assert told[1] is None
+    assert sum(counted.counts("fastgw_tokens_total").values()) == 15
+    assert counted.histogram("fastgw_inter_token_seconds", "route", "a") == (0, 0.0)
+
+
+def test_an_error_told_no_usage(make: Make) -> None:
+    counted = make(1)
+    told: list[Usage | None] = []
+    counted.recorder.then = lambda _, usage: told.append(usage)
+    counted.bench.ask()
+    counted.bench.connect().say(error_response(400, "bad", "invalid_request_error"))
+    assert told == [None]
+    assert not counted.counts("fastgw_tokens_total")
+
+
+def test_the_time_between_tokens_is_the_mean_of_a_whole_stream(make: Make) -> None:
+    counted = make()
+    bench = counted.bench
+    bench.ask(STREAM_BODY)
+    node = bench.connect()
+    node.say(STREAM_HEAD, chunk(ROLE), chunk(content("hi")))
+    bench.clock.now += 2.0
+    usage = orjson.dumps({"choices": [], "usage": USAGE})
+    node.say(chunk(FINISH), chunk(b"data: " + usage + b"\n\n"), chunk(DONE), END)
+    assert counted.histogram("fastgw_inter_token_seconds", "route", "a") == (1, 0.5)
+    assert counted.counts("fastgw_tokens_total")["a", "other", "completion"] == 5
+
+
+# --- Accounts ---------------------------------------------------------------------------------
+
+
+def test_what_an_account_check_found_is_in_the_memory_until_it_is_withdrawn(make: Make) -> None:
+    counted = make()
+    recorder, bench = counted.recorder, counted.bench
+    upstream = bench.plan.upstream
+    assert upstream is not None
+    node = upstream.nodes[0]
+    bench.clock.now = 100.0
+    recorder.checked(upstream, node, Finding(Standing.MODEL_MISSING, ("x", "y")))
+    place = ("", node.name)
+    assert counted.counts("fastgw_account_standing") == {place: STANDINGS.index(Standing.MODEL_MISSING) + 1}
+    assert counted.counts("fastgw_account_checked_milliseconds") == {place: 100_000}
+    assert counted.counts("fastgw_model_missing") == {(*place, "x"): 1, (*place, "y"): 1}
+    recorder.checked(upstream, node, Finding(Standing.MODEL_MISSING, ("y",)))
+    assert counted.counts("fastgw_model_missing") == {(*place, "y"): 1}
+    recorder.checked(upstream, node, Finding(Standing.GOOD))
+    assert counted.counts("fastgw_account_checks_total") == {
+        (*place, "model_missing"): 2,
+        (*place, "good"): 1,
+    }
+    recorder.checked(upstream, node, None)
+    for family in ("fastgw_account_standing", "fastgw_account_checked_milliseconds", "fastgw_model_missing"):
+        assert not counted.counts(family)

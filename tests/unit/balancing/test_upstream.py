@@ -801,3 +801,29 @@ def test_upstreams_that_share_a_node_share_what_is_known_of_it() -> None:
     assert on(other, 1.0) == "b:1"
     start(one, 2.0).succeeded(2.0)
     assert on(other, 2.0) == "a:1"
+
+
+# --- Credentials ------------------------------------------------------------------------------
+
+
+def test_a_refused_key_is_dead_until_it_is_accepted() -> None:
+    upstream = make(2)
+    node = upstream.nodes[0]
+    until = upstream.refuse_key(node, 10.0)
+    assert until == node.dead_until == 70.0
+    assert on(upstream, 11.0) == "b"
+    assert upstream.refuse_key(node, 12.0) == 0.0, "it is known"
+    assert upstream.accept_key(node, until, 20.0)
+    assert not node.is_dead() and on(upstream, 20.0) == "a"
+    assert not upstream.accept_key(node, until, 21.0)
+
+
+def test_an_accepted_key_lets_a_trial_decide_over_what_live_traffic_found() -> None:
+    upstream = make(2)
+    node = upstream.nodes[0]
+    until = upstream.refuse_key(node, 10.0)
+    node.kill(100.0)  # by somebody else, and for longer
+    assert upstream.accept_key(node, until, 20.0)
+    assert node.is_dead() and node.is_available(20.0)
+    assert start(upstream, 20.0).kind == TRIAL
+    assert not upstream.accept_key(node, until, 21.0), "the trial is due already"

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from fastgw.config import (
+    AccountCheck,
     ActiveCheck,
     Config,
     ConfigErrors,
@@ -270,8 +271,53 @@ def test_a_node_with_everything(tmp_path: Path) -> None:
         timeout=Timeouts(1.0, 2.0, 3.0),
         max_in_flight=9,
         ca_file=str(tmp_path / "ca.pem"),
+        account=AccountCheck(models_path="/v1/models"),
         metadata={"x": 1},
     )
+
+
+ACCOUNT_KEY = 'auth: {header: {Authorization: "Bearer ${K}"}}'
+
+
+def account(fields: str, checks: str = "", profile: Profile = Profile.LLM) -> AccountCheck | None:
+    text = f"""\
+services:
+  - name: s
+    routes: [{{name: r, uris: [/]}}]
+    upstream:
+      nodes: [{{host: a.example, port: 443, weight: 1, {fields}}}]
+      {f"checks: {{account: {checks}}}" if checks else ""}
+"""
+    return upstream_of(loads(text, profile=profile, env={"K": "sk-1"})).nodes[0].account
+
+
+def test_accounts_are_checked_where_a_provider_lists_models_for_a_nodes_own_key() -> None:
+    deepseek = AccountCheck(models_path="/models", balance_path="/user/balance")
+    assert account(f"provider: deepseek, {ACCOUNT_KEY}") == deepseek
+    assert account("provider: deepseek") is None, "no key of its own"
+    assert account(ACCOUNT_KEY) is None, "nobody we know"
+    assert account(f"provider: openai-compatible, {ACCOUNT_KEY}") is None, "its paths are not known"
+
+
+def test_how_accounts_are_checked_is_written_at_the_upstream_and_the_node_wins() -> None:
+    fields = f"provider: openai-compatible, {ACCOUNT_KEY}"
+    assert account(fields, "{models_path: /api/models, interval: 5, timeout: 2.5}") == AccountCheck(
+        models_path="/api/models", interval_s=5.0, timeout_s=2.5
+    )
+    of_node = "checks: {account: {models_path: null, balance_path: /credit}}"
+    assert account(f"{fields}, {of_node}", "{models_path: /api/models, interval: 5}") == AccountCheck(
+        balance_path="/credit", interval_s=5.0
+    )
+    openai = f"provider: openai, {ACCOUNT_KEY}"
+    assert account(openai, "{enabled: false}") is None
+    assert account(f"{openai}, checks: {{account: {{enabled: true}}}}", "{enabled: false}") is not None
+    assert account(openai, "{models_path: null}") is None, "nothing is left to ask"
+
+
+def test_profile_apisix_checks_accounts_only_where_the_file_says_so() -> None:
+    fields = f"provider: openai, {ACCOUNT_KEY}"
+    assert account(fields, profile=Profile.APISIX) is None
+    assert account(fields, "{interval: 30}", Profile.APISIX) is not None
 
 
 def test_keys_are_in_no_repr() -> None:

@@ -488,3 +488,26 @@ def test_names_of_changes_are_fit_for_a_header() -> None:
     assert changes == ("model", "thinking", "other")
     _, changes = changed(DEEPSEEK, body_of(**{f"p{i}": i for i in range(40)}))
     assert len(changes) == 17 and changes[-1] == "more"
+
+
+# --- Models -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("pairs", "named"),
+    [
+        ((), set()),
+        ((("*", "x"), ("gpt-*", "y"), ("a", "x")), {"x", "y"}),
+        ((("deepseek-*", None), ("exact", None), ("*", "z")), {"exact", "z"}),
+    ],
+)
+def test_the_models_it_names_are_the_configurations(pairs: Any, named: set[str]) -> None:
+    assert Adapter(DIALECTS["openai"], ModelMap(pairs)).models_named() == named
+
+
+def test_the_model_a_node_is_asked_for_is_the_one_it_is_sent() -> None:
+    mapping = Adapter(DIALECTS["openai"], ModelMap({"*": "x"}))
+    forcing = Adapter(DIALECTS["openai"], ModelMap({"*": "x"}), options={"model": "forced"})
+    assert [mapping.model_for(name) for name in ("a", None)] == ["x", None]
+    assert [forcing.model_for(name) for name in ("a", None)] == ["forced", "forced"]
+    assert forcing.models_named() == {"forced", "x"}
