@@ -86,11 +86,16 @@ def refusal_of(request: Message) -> bytes:
     return json.dumps({"error": error}).encode()
 
 
+def asked_for(request: Message) -> str:
+    """What the caller said; "" of a probe."""
+    return str(json.loads(request.body)["messages"][-1]["content"]) if request.body else ""
+
+
 def primary(peer: Peer) -> None:
-    """The request's field ``user`` says what the first node does."""
+    """The first node does what its caller says."""
     while True:
         request = peer.request()
-        what = json.loads(request.body).get("user", "") if request.method == "POST" else ""
+        what = asked_for(request)
         if what in ("reset", "all"):
             peer.reset()
         elif what == "no HTTP":
@@ -110,7 +115,7 @@ def primary(peer: Peer) -> None:
 def backup(peer: Peer) -> None:
     while True:
         request = peer.request()
-        if b'"user": "all"' in request.body:
+        if asked_for(request) == "all":
             peer.reset()
         peer.send(chat_answer(request))
 
@@ -135,7 +140,8 @@ class Watched:
         """Ask the gateway; whatever comes back is kept."""
         said = (f"Authorization: Bearer {CALLER}", f"X-Own: {CALLER}", f"X-Consumer-Key: {CONSUMER}")
         with Client(self.port_of("listen")) as client:
-            got = client.ask(request_bytes(stream, *said, user=what))
+            messages = [{"role": "user", "content": what}]
+            got = client.ask(request_bytes(stream, *said, messages=messages))
         self.seen[f"the answer to {what or 'a request'}"] = got.raw
         return got
 
@@ -187,7 +193,7 @@ def test_a_nodes_keys_are_in_its_own_bytes_only(
         broken = (tmp_path / "gateway.yaml").read_text().replace("scheme: http", "scheme: htps")
         for name, key in ENV.items():
             broken = broken.replace("${" + name + "}", key)
-        (tmp_path / "gateway.yaml").write_text(broken.replace("query:", "qery:"))
+        (tmp_path / "gateway.yaml").write_text(broken.replace("query:", "questions:"))
         refused = all_.admin("/admin/reload", "POST")
         assert refused.status == 400
         assert b"htps" in refused.body
@@ -213,7 +219,7 @@ def test_a_nodes_keys_are_in_its_own_bytes_only(
 def test_check_tells_no_key(tmp_path: Path, form: str, mistake: str) -> None:
     config = CONFIG.format(one=9, two=10, consumer=CONSUMER)
     if mistake == "beside the keys":
-        config = config.replace("query:", "qery:").replace("provider: openai", "provider: [openai]")
+        config = config.replace("query:", "questions:").replace("provider: openai", "provider: [openai]")
     if mistake == "in the keys":
         for name, key in ENV.items():
             config = config.replace("${" + name + "}", key + "\\r\\n")
