@@ -196,7 +196,7 @@ COMPLETION = json.dumps(
 
 def is_streamed(request: Message) -> bool:
     """Was a stream asked for?"""
-    return b'"stream": true' in request.body
+    return bool(request.body) and json.loads(request.body).get("stream") is True
 
 
 def chat_answer(request: Message, *fields: str) -> bytes:
