@@ -405,7 +405,7 @@ class Answering(ExchangeEvents):
             self.client.send(out)
             self._end(self.keep_alive, monotonic())
             return
-        status, body = answers.refusal(status, content_type, body, outcome.verdict)
+        status, body = answers.refusal(status, content_type, body, outcome)
         fields: list[tuple[bytes, bytes]] = []
         if outcome.verdict not in answers.CALLERS_OWN:
             fields = answers.retry_fields(wait, self.attempts)

@@ -6,12 +6,13 @@ this machine.
 
 from __future__ import annotations
 
+import re
 from math import ceil
 
 import orjson
 
 from ..errors import FastgwError, NoNodeAvailable
-from ..llm.outcome import Verdict
+from ..llm.outcome import Outcome, Verdict
 from ..wire.head import field_block
 
 REASONS = {
@@ -39,6 +40,7 @@ REASONS = {
     505: b"HTTP Version Not Supported",
 }
 JSON = b"application/json"
+_KEY = re.compile(rb"\bsk-[\w-]{6,}")
 # Why an answer that had begun was broken off, by the code of its error event.
 INTERRUPTIONS = {
     "stream_stalled": "The provider fell silent in the middle of its answer.",
@@ -110,20 +112,42 @@ def retry_fields(wait: float, attempts: int) -> list[tuple[bytes, bytes]]:
     return [(b"retry-after", retry_after(wait)), (b"x-should-retry", b"false" if attempts else b"true")]
 
 
-def refusal(status: int, content_type: bytes, body: bytes, verdict: Verdict) -> tuple[int, bytes]:
+def _is_error(body: bytes) -> bool:
+    """Is it an error in OpenAI's shape?"""
+    try:
+        document = orjson.loads(body)
+    except orjson.JSONDecodeError:
+        return False
+    error = document.get("error") if isinstance(document, dict) else None
+    return isinstance(error, dict) and isinstance(error.get("message"), str)
+
+
+def _masked(body: bytes) -> bytes:
+    return _KEY.sub(b"sk-***", body)
+
+
+def refusal(status: int, content_type: bytes, body: bytes, outcome: Outcome) -> tuple[int, bytes]:
     """A node's last word as (status, body) for the caller.
+
+    The provider's own words where they are an error in OpenAI's shape, with whatever looks like a key
+    masked: providers quote them, and the caller has none of these.
 
     Args:
         status: the node's, or what an error inside a 200 would have been.
         body: the node's error body.
     """
-    if verdict in (Verdict.DEAD, Verdict.FORBIDDEN):
+    verdict = outcome.verdict
+    if verdict in (Verdict.DEAD, Verdict.FORBIDDEN) and outcome.reason != "no_quota":
         # The caller's own key is fine: it is ours that was refused.
         message = "The provider refused the gateway's credentials."
         return 502, error_body(message, "api_error", "upstream_auth")
     if verdict == Verdict.FAILED or (verdict == Verdict.BUSY and status != 429):
-        seen = 503 if status == 529 else status if status in (503, 504) else 502
+        if status == 529:
+            status = 503
+        if _is_error(body):
+            return status, _masked(body)
+        seen = status if status in (503, 504) else 502
         return seen, error_body("The provider failed to answer.", "api_error", "upstream_error")
     if not content_type.startswith(JSON):
         return status, error_body("The provider refused the request.", "api_error", "upstream_error")
-    return status, body
+    return status, _masked(body)

@@ -194,8 +194,8 @@ services:
         assert len(rig.nodes()) == 1  # both routes have the plugin of their service, and its health
         rig.fault(rig.deepseek, FaultKind.STATUS, status=500)
         answer = ask(rig, "/one")
-        assert answer.status_code == 502
-        assert answer.json()["error"]["code"] == "upstream_error"
+        assert answer.status_code == 500
+        assert answer.json()["error"]["type"] == "server_error"
 
 
 def test_two_instances_at_one_place_have_health_of_their_own(ca_dir: Path) -> None:

@@ -214,7 +214,7 @@ def test_no_risk_is_counted_where_no_other_attempt_followed(make: Make) -> None:
     counted = make(1)
     counted.bench.ask()
     counted.bench.connect().say(error_response(500))
-    assert counted.counts("fastgw_requests_total") == {("route", "502", "false"): 1}
+    assert counted.counts("fastgw_requests_total") == {("route", "500", "false"): 1}
     assert counted.counts("fastgw_upstream_requests_total") == {("", "a", "server_error"): 1}
     for family in ("fastgw_duplicate_risk_total", "fastgw_retries_total", "fastgw_failovers_total"):
         assert not counted.counts(family)

@@ -7,7 +7,7 @@ import orjson
 import pytest
 
 from fastgw.errors import BodyTooLarge, NoNodeAvailable
-from fastgw.llm.outcome import Verdict
+from fastgw.llm.outcome import Outcome, Verdict
 from fastgw.proxy import answers
 
 
@@ -101,10 +101,10 @@ JSON = b"application/json; charset=utf-8"
         (401, Verdict.DEAD, 502, "upstream_auth"),
         (402, Verdict.DEAD, 502, "upstream_auth"),
         (403, Verdict.FORBIDDEN, 502, "upstream_auth"),
-        (500, Verdict.FAILED, 502, "upstream_error"),
-        (504, Verdict.FAILED, 504, "upstream_error"),
-        (503, Verdict.BUSY, 503, "upstream_error"),
-        (529, Verdict.BUSY, 503, "upstream_error"),
+        (500, Verdict.FAILED, 500, "theirs"),
+        (504, Verdict.FAILED, 504, "theirs"),
+        (503, Verdict.BUSY, 503, "theirs"),
+        (529, Verdict.BUSY, 503, "theirs"),
         (429, Verdict.BUSY, 429, "theirs"),
         (404, Verdict.MISFIT, 404, "theirs"),
         (400, Verdict.REFUSED, 400, "theirs"),
@@ -113,13 +113,30 @@ JSON = b"application/json; charset=utf-8"
 def test_a_nodes_last_word_is_made_true_for_the_caller(
     status: int, verdict: Verdict, seen: int, code: str
 ) -> None:
-    body = b'{"error":{"message":"Incorrect API key provided: sk-abc","code":"theirs"}}'
-    got, said = answers.refusal(status, JSON, body, verdict)
+    body = b'{"error":{"message":"Incorrect API key provided: sk-abcdefgh","code":"theirs"}}'
+    got, said = answers.refusal(status, JSON, body, Outcome(verdict, "test"))
     assert (got, orjson.loads(said)["error"]["code"]) == (seen, code)
-    if code != "theirs":
-        assert b"sk-abc" not in said
+    assert b"sk-abc" not in said
+
+
+def test_an_empty_account_is_told_as_one() -> None:
+    body = (
+        b'{"error":{"message":"Insufficient Balance","type":"unknown_error","code":"invalid_request_error"}}'
+    )
+    assert answers.refusal(402, JSON, body, Outcome(Verdict.DEAD, "no_quota")) == (402, body)
+
+
+@pytest.mark.parametrize(
+    "body", [b"", b"<h1>Bad Gateway at 10.0.0.1</h1>", b'{"detail":"10.0.0.1"}', b'{"error":"x"}']
+)
+def test_a_failure_told_in_another_shape_is_told_in_ours(body: bytes) -> None:
+    for status, seen in ((500, 502), (502, 502), (503, 503), (504, 504), (529, 503)):
+        got, said = answers.refusal(status, JSON, body, Outcome(Verdict.FAILED, "server_error"))
+        assert (got, orjson.loads(said)["error"]["code"]) == (seen, "upstream_error")
 
 
 def test_a_word_that_is_no_json_is_put_in_openais_shape() -> None:
-    status, body = answers.refusal(429, b"text/html", b"<h1>slow down at 10.0.0.1</h1>", Verdict.BUSY)
+    status, body = answers.refusal(
+        429, b"text/html", b"<h1>slow down at 10.0.0.1</h1>", Outcome(Verdict.BUSY, "x")
+    )
     assert status == 429 and orjson.loads(body)["error"]["type"] == "api_error" and b"10.0.0.1" not in body
