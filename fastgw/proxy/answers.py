@@ -142,12 +142,11 @@ def refusal(status: int, content_type: bytes, body: bytes, outcome: Outcome) -> 
         message = "The provider refused the gateway's credentials."
         return 502, error_body(message, "api_error", "upstream_auth")
     if verdict == Verdict.FAILED or (verdict == Verdict.BUSY and status != 429):
-        if status == 529:
-            status = 503
+        # Statuses that say something of the node alone, or that no client knows, are a bad gateway's.
+        seen = 503 if status == 529 else status if status in (500, 503, 504) else 502
         if _is_error(body):
-            return status, _masked(body)
-        seen = status if status in (503, 504) else 502
-        return seen, error_body("The provider failed to answer.", "api_error", "upstream_error")
+            return seen, _masked(body)
+        return 502 if seen == 500 else seen, error_body("The provider failed to answer.", "api_error", "upstream_error")
     if not content_type.startswith(JSON):
         return status, error_body("The provider refused the request.", "api_error", "upstream_error")
     return status, _masked(body)
