@@ -22,6 +22,8 @@ ctypedef struct place_t:
     int64_t spare  # of picks that had to leave somebody out
     int32_t position  # index in Selector.nodes
     int32_t worker  # who we are to its table
+    int32_t admission  # of the turns of a ramp, in parts of WHOLE_SHARE
+    double ramp  # which one that is about
     uint8_t is_member  # of the set the credits are about
     uint8_t is_usable  # scratch of one scan
     uint8_t is_open  # scratch of one scan
@@ -29,10 +31,14 @@ ctypedef struct place_t:
 
 @cython.final
 cdef class Tried:
-    cdef uint64_t bits[TRIED_WORDS]
-    cdef int count
+    cdef uint64_t bits[TRIED_WORDS]  # all that are left out
+    cdef uint64_t skipped[TRIED_WORDS]  # those of them that were not tried
+    cdef int count  # of the tried ones
+    cdef int skips
 
     cpdef void add(self, int position) except *
+    cpdef void skip(self, int position) except *
+    cpdef Tried copy(self)
     cpdef void clear(self) noexcept
 
 
@@ -63,6 +69,7 @@ cdef class Selector:
     cdef readonly tuple nodes
     cdef readonly bint trials
     cdef readonly double trial_lease_s
+    cdef readonly double slow_start_s
     cdef readonly int panic_in_flight
     cdef bint panics_for_all
     cdef place_t *places
@@ -78,12 +85,22 @@ cdef class Selector:
     cpdef Node pick(self, double now, Tried tried=*)
     cpdef bint pick_into(self, Pick pick, double now, Tried tried=*) except -1
     cpdef double next_recovery(self, double now) noexcept
-    cdef int choose(self, double now, const uint64_t *tried) noexcept nogil
+    cdef int choose(self, double now, const uint64_t *tried, bint is_first) noexcept nogil
     cdef int choose_without(self, double now, const uint64_t *tried) noexcept nogil
-    cdef int choose_one(self, double now, const uint64_t *tried) noexcept nogil
+    cdef int choose_one(self, double now, const uint64_t *tried, bint is_first) noexcept nogil
     cdef int choose_in_tier(
-        self, int first, int end, double now, const uint64_t *tried, bint forced, int *trial, bint *any_usable
+        self,
+        int first,
+        int end,
+        double now,
+        const uint64_t *tried,
+        bint is_first,
+        bint forced,
+        int *trial,
+        bint *any_usable,
     ) noexcept nogil
+    cdef bint admits(self, int index, double now) noexcept nogil
+    cdef int choose_beside(self, int index, double now, const uint64_t *tried) noexcept nogil
     cdef int next_if_plain(self, int first, int end) noexcept nogil
     cdef void begin_later(self, int first, int end) noexcept nogil
     cdef int richest(self, int first, int end, bint has_weight, bint is_main) noexcept nogil

@@ -22,9 +22,12 @@ class PickKind(IntEnum):
 
 @final
 class Tried:
-    """The positions in one selector that one exchange has tried."""
+    """The positions in one selector that one exchange has tried, or leaves out for a reason of its own."""
 
     def add(self, position: int) -> None: ...
+    def skip(self, position: int) -> None:
+        """Leave a position out although it was not tried: ``len`` does not count it."""
+    def copy(self) -> Tried: ...
     def clear(self) -> None: ...
     def __contains__(self, position: int, /) -> bool: ...
     def __len__(self) -> int: ...
@@ -70,6 +73,7 @@ class Selector:
     nodes: Final[tuple[Node, ...]]
     trials: Final[bool]
     trial_lease_s: Final[float]
+    slow_start_s: Final[float]
     panic_in_flight: Final[int]
     @property
     def picked_position(self) -> int: ...
@@ -85,6 +89,7 @@ class Selector:
         panic_in_flight: int = 8,
         trials: bool = True,
         trial_lease_s: float = 4.0,
+        slow_start_s: float = 0.0,
         stagger: tuple[int, int] | None = None,
     ) -> Self: ...
     def __len__(self) -> int: ...

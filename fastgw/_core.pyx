@@ -33,7 +33,7 @@ from fastgw._record cimport (
     return_trial,
     standing_of,
 )
-from fastgw._shm cimport load_acquire_i64, load_f64, load_i32, load_i64, sign_f64
+from fastgw._shm cimport load_acquire_i64, load_f64, load_i32, load_i64, sign_f64, swap_f64
 
 from enum import IntEnum
 
@@ -52,27 +52,58 @@ class PickKind(IntEnum):
 
 cdef enum:
     LOST = -2  # another worker was faster
+    WHOLE_SHARE = 1024
+    FIRST_SHARE = 102  # of it, with which a node begins that was out for long
     MOST_TURNS = 1 << 16  # of a schedule, times nodes, that are run through to stagger it
 
 
 @cython.final
 @cython.freelist(64)
 cdef class Tried:
-    """The positions in one selector that one exchange has tried."""
+    """The positions in one selector that one exchange has tried, or leaves out for a reason of its own.
+
+    Both are not picked; ``len`` counts the tried ones only, and who has tried none may take a trial
+    first. ``in`` asks for either.
+    """
 
     cpdef void add(self, int position) except *:
         """Add a position; adding it again changes nothing. IndexError outside 0 to 1023."""
         if not 0 <= position < MAX_NODES:
             raise IndexError(position)
         cdef uint64_t bit = <uint64_t>1 << (position & 63)
+        if self.skipped[position >> 6] & bit:
+            self.skipped[position >> 6] &= ~bit
+            self.skips -= 1
+        elif self.bits[position >> 6] & bit:
+            return
+        self.bits[position >> 6] |= bit
+        self.count += 1
+
+    cpdef void skip(self, int position) except *:
+        """Leave a position out although it was not tried. IndexError outside 0 to 1023."""
+        if not 0 <= position < MAX_NODES:
+            raise IndexError(position)
+        cdef uint64_t bit = <uint64_t>1 << (position & 63)
         if not self.bits[position >> 6] & bit:
             self.bits[position >> 6] |= bit
-            self.count += 1
+            self.skipped[position >> 6] |= bit
+            self.skips += 1
+
+    cpdef Tried copy(self):
+        """Another set of the same positions."""
+        cdef Tried other = Tried.__new__(Tried)
+        memcpy(other.bits, self.bits, sizeof(self.bits))
+        memcpy(other.skipped, self.skipped, sizeof(self.skipped))
+        other.count = self.count
+        other.skips = self.skips
+        return other
 
     cpdef void clear(self) noexcept:
         """Forget them all."""
         memset(self.bits, 0, sizeof(self.bits))
+        memset(self.skipped, 0, sizeof(self.skipped))
         self.count = 0
+        self.skips = 0
 
     def __contains__(self, int position):
         if not 0 <= position < MAX_NODES:
@@ -84,8 +115,13 @@ cdef class Tried:
 
 
 cdef inline const uint64_t *bits_of(Tried tried) noexcept:
-    """The set as ``Selector.choose`` takes it: NULL when nothing was tried."""
-    return tried.bits if tried is not None and tried.count else NULL
+    """The set as ``Selector.choose`` takes it: NULL when nothing is left out."""
+    return tried.bits if tried is not None and (tried.count or tried.skips) else NULL
+
+
+cdef inline bint is_none(Tried tried) noexcept:
+    """Nothing was tried yet, whatever is left out."""
+    return tried is None or tried.count == 0
 
 
 @cython.freelist(256)
@@ -175,6 +211,11 @@ cdef class Selector:
     A half-open node is taken first, one request at a time, but by those only that have tried nothing
     yet; one that has failed somewhere tries it only when no usable node is left in any tier.
 
+    A node that is back after an outage (``Node.heal``) does not get its whole share at once. For
+    ``slow_start_s`` only a growing part of its turns, from a tenth on, are its own; the others go to
+    another node of its tier, or of the next one that has any. Where there is none it takes them all,
+    and who has tried something else before is not turned away.
+
     When every node is out (``panic``): ``"trials"`` lets a bounded number of requests try those that
     are not dead, highest tier first, cooling ones last. ``"all"`` is APISIX's: all are usable.
 
@@ -184,6 +225,7 @@ cdef class Selector:
         panic_in_flight: requests at a time on one node in panic ``"trials"``.
         trials: False: an unhealthy node waits for reports, no traffic tries it (APISIX).
         trial_lease_s: a trial that has not ended after this time no longer keeps the next one back.
+        slow_start_s: how long a node's share grows after an outage; 0: not at all.
         stagger: ``(worker, workers)``: begin the schedule that part of its cycle later, so that the
             workers do not all send their first request to the same node. None: as its nodes' table says.
     Raises:
@@ -198,6 +240,7 @@ cdef class Selector:
         int panic_in_flight=8,
         bint trials=True,
         double trial_lease_s=4.0,
+        double slow_start_s=0.0,
         stagger=None,
     ):
         cdef int count, index
@@ -213,6 +256,7 @@ cdef class Selector:
         self.panic_in_flight = panic_in_flight
         self.trials = trials
         self.trial_lease_s = trial_lease_s
+        self.slow_start_s = slow_start_s
         self.picked_position = -1
         count = len(self.nodes)
         self.places = <place_t *>PyMem_Calloc(max(count, 1), sizeof(place_t))
@@ -267,7 +311,7 @@ cdef class Selector:
             tried: positions to leave out.
         Source: nginx, ngx_http_upstream_get_peer; without effective_weight, since we eject instead.
         """
-        cdef int position = self.choose(now, bits_of(tried))
+        cdef int position = self.choose(now, bits_of(tried), is_none(tried))
         return <Node>self.nodes[position] if position >= 0 else None
 
     cpdef bint pick_into(self, Pick pick, double now, Tried tried=None) except -1:
@@ -279,7 +323,7 @@ cdef class Selector:
         cdef Node node
         if pick is None or pick.outcome != -1:
             raise ValueError("a new Pick is needed")
-        position = self.choose(now, bits_of(tried))
+        position = self.choose(now, bits_of(tried), is_none(tried))
         if position < 0:
             return False
         node = <Node>self.nodes[position]
@@ -309,9 +353,14 @@ cdef class Selector:
                 earliest = at
         return earliest
 
-    cdef inline int choose(self, double now, const uint64_t *tried) noexcept nogil:
-        """Position of the node picked, or -1."""
-        cdef int position = self.choose_one(now, tried)
+    cdef inline int choose(self, double now, const uint64_t *tried, bint is_first) noexcept nogil:
+        """Position of the node picked, or -1.
+
+        Args:
+            tried: what is left out, or NULL.
+            is_first: nothing has failed yet: a half-open node gets its trial before anything else.
+        """
+        cdef int position = self.choose_one(now, tried, is_first)
         return position if position != LOST else self.choose_without(now, tried)
 
     cdef int choose_without(self, double now, const uint64_t *tried) noexcept nogil:
@@ -323,24 +372,28 @@ cdef class Selector:
             memcpy(without, tried, sizeof(without))
         for _ in range(self.tier_ends[self.tier_count - 1]):
             without[self.picked_position >> 6] |= <uint64_t>1 << (self.picked_position & 63)
-            position = self.choose_one(now, without)
+            position = self.choose_one(now, without, False)
             if position != LOST:
                 return position
         return -1
 
-    cdef int choose_one(self, double now, const uint64_t *tried) noexcept nogil:
-        cdef int tier, index, end, trial
+    cdef int choose_one(self, double now, const uint64_t *tried, bint is_first) noexcept nogil:
+        cdef int tier, index, other, end, trial
         cdef int first = 0
         cdef int later_trial = -1
         cdef bint any_usable = False
         for tier in range(self.tier_count):
             end = self.tier_ends[tier]
-            index = self.choose_in_tier(first, end, now, tried, False, &trial, &any_usable)
+            index = self.choose_in_tier(first, end, now, tried, is_first, False, &trial, &any_usable)
             if trial >= 0 and later_trial < 0:
-                if tried == NULL:
+                if is_first:
                     return self.take(trial, TRIAL, now)
                 later_trial = trial
             if index >= 0:
+                if is_first and not self.admits(index, now):
+                    other = self.choose_beside(index, now, tried)
+                    if other >= 0:
+                        index = other
                 return self.take(index, NORMAL, now)
             first = end
         if later_trial >= 0:
@@ -353,14 +406,22 @@ cdef class Selector:
         first = 0
         for tier in range(self.tier_count):
             end = self.tier_ends[tier]
-            index = self.choose_in_tier(first, end, now, tried, True, &trial, &any_usable)
+            index = self.choose_in_tier(first, end, now, tried, is_first, True, &trial, &any_usable)
             if index >= 0:
                 return self.take(index, PANIC, now)
             first = end
         return -1
 
     cdef int choose_in_tier(
-        self, int first, int end, double now, const uint64_t *tried, bint forced, int *trial, bint *any_usable
+        self,
+        int first,
+        int end,
+        double now,
+        const uint64_t *tried,
+        bint is_first,
+        bint forced,
+        int *trial,
+        bint *any_usable,
     ) noexcept nogil:
         """Index of the place whose turn it is in this tier, or -1.
 
@@ -428,13 +489,62 @@ cdef class Selector:
                     place.spare = 0
                 if self.worker:
                     self.begin_later(first, end)
-        if trial[0] >= 0 and tried == NULL:
+        if trial[0] >= 0 and is_first:
             return -1
         has_weight = open_count[1] > 0
         if open_count[has_weight] <= 1:
             return last_open[has_weight]  # no choice: nobody gains, nobody pays
         # Nodes of weight 0 stand in only for those of their tier that are out: then they are the set.
         return self.richest(first, end, has_weight, left_out[1] == 0 and (has_weight or left_out[0] == 0))
+
+    cdef bint admits(self, int index, double now) noexcept nogil:
+        """May this place keep its turn? Always, unless its share still grows after an outage."""
+        cdef place_t *place = &self.places[index]
+        cdef node_t *c = place.node
+        cdef double began = load_f64(&c.ramp_from)
+        cdef double passed
+        cdef int32_t share
+        if began == 0.0:
+            return True
+        passed = now - began
+        if passed >= self.slow_start_s:
+            swap_f64(&c.ramp_from, began, 0.0)
+            return True
+        share = FIRST_SHARE
+        if passed > 0.0:
+            share += <int32_t>((WHOLE_SHARE - FIRST_SHARE) * (passed / self.slow_start_s))
+        if place.ramp != began:
+            place.ramp = began
+            place.admission = WHOLE_SHARE - share  # the first turn is its own
+        place.admission += share
+        if place.admission < WHOLE_SHARE:
+            return False
+        place.admission -= WHOLE_SHARE
+        return True
+
+    cdef int choose_beside(self, int index, double now, const uint64_t *tried) noexcept nogil:
+        """An open place to take the turn of one that does not keep it, or -1."""
+        cdef uint64_t without[TRIED_WORDS]
+        cdef bint has_weight = self.places[index].weight > 0
+        cdef bint any_usable = False
+        cdef int first = 0
+        cdef int position = self.places[index].position
+        cdef int tier, end, trial, other
+        memset(without, 0, sizeof(without))
+        if tried != NULL:
+            memcpy(without, tried, sizeof(without))
+        for tier in range(self.tier_count):
+            end = self.tier_ends[tier]
+            while True:
+                without[position >> 6] |= <uint64_t>1 << (position & 63)
+                other = self.choose_in_tier(first, end, now, without, False, False, &trial, &any_usable)
+                if other < 0:
+                    break
+                if (self.places[other].weight > 0 or not has_weight) and self.admits(other, now):
+                    return other
+                position = self.places[other].position
+            first = end
+        return -1
 
     cdef inline int next_if_plain(self, int first, int end) noexcept nogil:
         """``richest`` of a tier of which every node can be picked, as it could when the schedule began.

@@ -31,6 +31,7 @@ cdef class Node:
     # Standing
     cpdef bint is_usable(self) noexcept
     cpdef bint is_available(self, double now, bint trials=*) noexcept
+    cpdef double recovery(self, double now, bint trials=*) noexcept
     cpdef bint is_out_by_probes(self) noexcept
     cpdef bint is_cooling(self) noexcept
     cpdef bint is_dead(self) noexcept
@@ -50,13 +51,16 @@ cdef class Node:
     cpdef void eject(self, double until, int cause) noexcept
     cpdef double eject_for(self, double now, double base_s, double max_s, double spread) noexcept
     cpdef void cool(self, double until) noexcept
-    cpdef double cool_for(self, double now, double base_s, double max_s, double spread) noexcept
+    cpdef double cool_for(
+        self, double now, double base_s, double max_s, double spread, double told=*
+    ) noexcept
     cpdef void kill(self, double until) noexcept
     cpdef double kill_for(self, double now, double base_s, double max_s) noexcept
     cpdef bint revive(self, double until, double now) noexcept
     cpdef int count_forbidden(self) noexcept
     cpdef void hold_panic(self, double until) noexcept
-    cpdef void absolve(self, double now) noexcept
-    cpdef void heal(self, double now) noexcept
+    cpdef void note_outage(self, double now) noexcept
+    cpdef void absolve(self, double now, double ramp_after_s=*) noexcept
+    cpdef void heal(self, double now, double ramp_after_s=*) noexcept
     # Leaving
     cpdef void release(self, int kind, double lease=*, int outcome=*) noexcept

@@ -27,6 +27,7 @@ from fastgw._record cimport (
     TIMEOUT,
     TRIAL,
     absolve_node,
+    begin_outage,
     bury_part,
     count_end,
     count_in_window,
@@ -46,6 +47,7 @@ from fastgw._record cimport (
     part_of,
     part_t,
     picks_of,
+    recovery_of,
     return_trial,
     revive_node,
     set_state,
@@ -344,6 +346,11 @@ cdef class Node:
         """When live traffic last failed without a success since; 0 = never."""
         return load_f64(&self.c.traffic_failed_at)
 
+    @property
+    def ramp_from(self):
+        """When it came back after an outage, while its share still grows; 0: it has all of it."""
+        return load_f64(&self.c.ramp_from)
+
     # --- Standing ---
 
     cpdef bint is_usable(self) noexcept:
@@ -353,6 +360,10 @@ cdef class Node:
     cpdef bint is_available(self, double now, bint trials=True) noexcept:
         """May be picked at ``now``, if only for a trial, and is below its in-flight limit."""
         return standing_of(self.c, now, trials) <= HALF_OPEN and not is_full(self.c)
+
+    cpdef double recovery(self, double now, bint trials=True) noexcept:
+        """When it may be picked again, as far as anybody can say; ``now`` if it is available."""
+        return recovery_of(self.c, now, trials)
 
     cpdef bint is_out_by_probes(self) noexcept:
         """Unhealthy, and it was probes that found it so."""
@@ -485,9 +496,20 @@ cdef class Node:
         """Busy until then. An earlier end changes nothing."""
         extend_term(self.c, &self.c.cooling_until, until)
 
-    cpdef double cool_for(self, double now, double base_s, double max_s, double spread) noexcept:
-        """As ``cool``, for a term that doubles until a request succeeds. Returns its end."""
-        cdef double until = now + grown(base_s, max_s, add_i32(&self.c.coolings, 1) - 1) * spread
+    cpdef double cool_for(
+        self, double now, double base_s, double max_s, double spread, double told=0.0
+    ) noexcept:
+        """As ``cool``, for a term that doubles until a request succeeds. Returns its end.
+
+        A time that the node has ``told`` is kept instead. Once it has refused again after such a
+        time, none shorter than ``base_s`` is believed.
+        """
+        cdef int times = add_i32(&self.c.coolings, 1) - 1
+        cdef double until = now + grown(base_s, max_s, times) * spread
+        if told > now:
+            until = told
+            if times > 0 and until < now + base_s:
+                until = now + base_s
         extend_term(self.c, &self.c.cooling_until, until)
         return until
 
@@ -520,16 +542,27 @@ cdef class Node:
         """A request failed on it while it is out: not even in panic before then."""
         store_f64(&self.c.panic_after, until)
 
-    cpdef void absolve(self, double now) noexcept:
-        """A request succeeded: cooling and dead terms that are over no longer need a trial."""
+    cpdef void note_outage(self, double now) noexcept:
+        """It is out as of now, unless it was before: what makes its way back a slow one."""
+        begin_outage(self.c, now)
+
+    cpdef void absolve(self, double now, double ramp_after_s=0.0) noexcept:
+        """A request succeeded: cooling and dead terms that are over no longer need a trial.
+
+        If nothing else keeps the node out, and it was out for ``ramp_after_s``, its share grows from
+        now on; 0: never. ``note_outage`` has said since when.
+        """
         cdef bint entered = enter_record(self.c, self.worker)
-        absolve_node(self.c, now)
+        absolve_node(self.c, now, ramp_after_s)
         leave_record(self.c, self.worker, entered)
 
-    cpdef void heal(self, double now) noexcept:
-        """Healthy as of now: because a report made it usable again, or by decree."""
+    cpdef void heal(self, double now, double ramp_after_s=0.0) noexcept:
+        """Healthy as of now: because a report made it usable again, or by decree.
+
+        ``ramp_after_s`` as for ``absolve``.
+        """
         cdef bint entered = enter_record(self.c, self.worker)
-        heal_node(self.c, now)
+        heal_node(self.c, now, ramp_after_s)
         leave_record(self.c, self.worker, entered)
 
     # --- Leaving ---

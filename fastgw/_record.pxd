@@ -109,7 +109,7 @@ ctypedef struct node_t:
     double ejected_until
     double trial_expires  # signed by the worker whose trial it is
     double panic_after
-    double probe_expires  # until then the last probe's word holds
+    double ramp_from  # when it came back after an outage: its share still grows
     int32_t cause
     int32_t probe_failing
     # Where the workers' parts are, in bytes from here.
@@ -130,7 +130,9 @@ ctypedef struct node_t:
     double healed_at
     double traffic_failed_at
     int32_t era  # of the window: results of an earlier one are forgotten
-    int32_t unused[5]
+    int32_t unused
+    double out_since  # of the outage under way
+    double probe_expires  # until then the last probe's word holds
 
 
 # --- Parts -------------------------------------------------------------------------------------
@@ -225,11 +227,16 @@ cdef inline bint is_full(const node_t *c) noexcept nogil:
 
 
 cdef inline bint is_in_order(const node_t *c) noexcept nogil:
-    """Standing OPEN and not full: what nearly every look at a node finds."""
+    """Standing OPEN, with its whole share, and not full: what nearly every look at a node finds."""
     return (
         is_usable_state(c)
         # A time that is not set has no bit set either.
-        and (load_i64(<const int64_t *>&c.cooling_until) | load_i64(<const int64_t *>&c.dead_until)) == 0
+        and (
+            load_i64(<const int64_t *>&c.cooling_until)
+            | load_i64(<const int64_t *>&c.dead_until)
+            | load_i64(<const int64_t *>&c.ramp_from)
+        )
+        == 0
         and not is_full(c)
     )
 
@@ -332,7 +339,20 @@ cdef inline double eject_for_longer(
     return until
 
 
-cdef inline void heal_node(node_t *c, double now) noexcept nogil:
+cdef inline void end_outage(node_t *c, double now, double ramp_after_s) noexcept nogil:
+    """If nothing keeps the node out any more: after a long outage its share grows from now on."""
+    cdef double since = load_f64(&c.out_since)
+    if since == 0.0 or not is_usable_state(c):
+        return
+    if load_f64(&c.cooling_until) != 0.0 or load_f64(&c.dead_until) != 0.0:
+        return
+    store_f64(&c.out_since, 0.0)
+    # One that went out again before it had its whole share begins anew.
+    if ramp_after_s > 0.0 and (now - since >= ramp_after_s or load_f64(&c.ramp_from) != 0.0):
+        store_f64(&c.ramp_from, now)
+
+
+cdef inline void heal_node(node_t *c, double now, double ramp_after_s) noexcept nogil:
     cdef int kind
     if load_i32(&c.state) > MOSTLY_HEALTHY:
         for kind in range(4):
@@ -347,9 +367,10 @@ cdef inline void heal_node(node_t *c, double now) noexcept nogil:
     add_i32(&c.era, 1)
     if load_i32(&c.state) > MOSTLY_HEALTHY:
         store_release_i32(&c.state, HEALTHY)
+    end_outage(c, now, ramp_after_s)
 
 
-cdef inline void absolve_node(node_t *c, double now) noexcept nogil:
+cdef inline void absolve_node(node_t *c, double now, double ramp_after_s) noexcept nogil:
     """A request succeeded: terms that are over need no trial any more."""
     cdef double cooling_until = load_f64(&c.cooling_until)
     cdef double dead_until = load_f64(&c.dead_until)
@@ -366,6 +387,7 @@ cdef inline void absolve_node(node_t *c, double now) noexcept nogil:
     if dead_until == 0.0:
         store_i32(&c.deaths, 0)
         store_i32(&c.forbidden, 0)
+    end_outage(c, now, ramp_after_s)
 
 
 cdef inline bint revive_node(node_t *c, double until, double now) noexcept nogil:
@@ -383,6 +405,10 @@ cdef inline bint revive_node(node_t *c, double until, double now) noexcept nogil
 
 
 # --- One word each: without the lock -----------------------------------------------------------
+
+
+cdef inline void begin_outage(node_t *c, double now) noexcept nogil:
+    swap_f64(&c.out_since, 0.0, now)  # else it has begun already
 
 
 cdef inline void extend_term(node_t *c, double *term, double until) noexcept nogil:
