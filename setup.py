@@ -11,6 +11,7 @@ COMPILED = (
     "fastgw/_node.pyx",
     "fastgw/_core.pyx",
     "fastgw/balancing/deadlines.py",
+    "fastgw/balancing/models.py",
     "fastgw/balancing/retry.py",
     "fastgw/balancing/upstream.py",
     "fastgw/routing.py",

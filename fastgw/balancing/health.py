@@ -51,6 +51,10 @@ class HealthPolicy:
     overload_default_s: float = 4.0  # a 503 or 529 that names no time
     cooling_max_s: float = 600.0  # however long the provider asks for
 
+    # A model that a node does not have; of a model's own rate limit the terms are those above.
+    misfit_s: float = 60.0  # doubles while the trials are refused too
+    misfit_max_s: float = 600.0
+
     # A refused credential.
     dead_reprobe_s: float = 60.0  # doubles while the trials are refused too
     dead_reprobe_max_s: float = 600.0
@@ -59,6 +63,8 @@ class HealthPolicy:
     # Coming back.
     trials: bool = True  # False: only reports heal, traffic is kept away until then
     trial_lease_s: float = 4.0  # a trial without an end no longer keeps the next one back
+    slow_start_s: float = 0.0  # the share grows so long after an outage; 0: it is whole at once
+    slow_start_after_s: float = 5.0  # a shorter outage was none
     heal_by_probe_only_after_trial: bool = True  # what traffic found out, probes alone do not heal
     probe_hold_s: float = 30.0  # probes silent for so long no longer keep a node out; > 2 intervals
     panic: str = "trials"  # all nodes out: "trials" or "all"
@@ -80,9 +86,13 @@ class HealthPolicy:
             "busy_max_s",
             "overload_default_s",
             "cooling_max_s",
+            "misfit_s",
+            "misfit_max_s",
             "dead_reprobe_s",
             "dead_reprobe_max_s",
             "trial_lease_s",
+            "slow_start_s",
+            "slow_start_after_s",
             "probe_hold_s",
             "panic_in_flight",
             "panic_pause_s",

@@ -65,6 +65,15 @@ def is_nodes_fault(status: int) -> bool:
     return status >= 500 or status in (408, 421, 425, 429)
 
 
+def endpoint_of(method: bytes, path: bytes) -> bytes:
+    """Which of the calls that compute an answer this is, by the end of its path; empty: none of them."""
+    if method == b"POST":
+        for ending in _COMPUTING_ENDINGS:
+            if path.endswith(ending):
+                return ending
+    return b""
+
+
 def may_attempt_again(retryable: Retryable, replayable: bool, uncertain_replays: int) -> bool:
     """Whether a failed attempt may be followed by one on another node.
 
@@ -120,3 +129,64 @@ class Fallback:
         if not is_answer:
             status = 504 if status == 504 else 500
         return Retryable.ALWAYS if status in self.statuses else Retryable.NEVER
+
+
+# --- The budget ---------------------------------------------------------------------------------
+
+FAILING_PERCENT = 20  # a node is failing that has failed more than this of its last 10 s
+FAILING_MIN_REQUESTS = 5  # ... of at least so many
+_WINDOW_S = 10
+
+
+class RetryBudget:
+    """How many retries may go to nodes that are failing themselves: so that an outage does not multiply
+    the load on what is left. Moving to a node that is not failing costs nothing of it.
+
+    In any 10 s: ``percent`` of the requests that began in them, and ``per_s`` a second however few
+    those are. It is one process's.
+
+    Args of the methods:
+        now: monotonic seconds.
+        begun: how many requests have begun so far, ever.
+    Raises:
+        ValueError: a negative number.
+    """
+
+    def __init__(self, percent: float = 20.0, per_s: float = 3.0) -> None:
+        if percent < 0 or per_s < 0:
+            raise ValueError("percent and per_s must not be negative")
+        self.percent = float(percent)
+        self.per_s = float(per_s)
+        # One place for each second: which one, how many requests had begun before it, retries in it.
+        self._seconds = [-1] * _WINDOW_S
+        self._begun = [0] * _WINDOW_S
+        self._spent = [0] * _WINDOW_S
+
+    def __repr__(self) -> str:
+        return f"<RetryBudget {self.percent} % and {self.per_s} a second>"
+
+    def note(self, now: float, begun: int) -> int:
+        """Remember how many had begun; due in every second. Returns this second's place."""
+        second = int(now)
+        place = second % _WINDOW_S
+        if self._seconds[place] != second:
+            self._seconds[place] = second
+            self._begun[place] = begun
+            self._spent[place] = 0
+        return place
+
+    def is_left(self, now: float, begun: int) -> bool:
+        """May one more retry go to a failing node?"""
+        second = int(now)
+        base = begun
+        spent = 0
+        for place in range(_WINDOW_S):
+            if second - _WINDOW_S < self._seconds[place] <= second:
+                if self._begun[place] < base:
+                    base = self._begun[place]
+                spent += self._spent[place]
+        return spent < (begun - base) * self.percent / 100 + self.per_s * _WINDOW_S
+
+    def spend(self, now: float, begun: int) -> None:
+        """One retry goes to a failing node."""
+        self._spent[self.note(now, begun)] += 1

@@ -4,6 +4,7 @@ cimport cython
 
 from fastgw._core cimport Pick, Selector, Tried
 from fastgw._node cimport Node
+from fastgw.balancing.models cimport ModelTable
 
 
 cdef int _HTTP
@@ -23,6 +24,7 @@ cdef class Upstream:
     cdef readonly double retry_timeout_s
     cdef readonly object health
     cdef readonly bint judges_statuses
+    cdef readonly ModelTable models
     cdef Selector _selector
     cdef object _random
     # Policy, as the outcomes need it
@@ -37,13 +39,24 @@ cdef class Upstream:
     cdef int _rate_min, _rate_percent, _forbidden_needed
     cdef double _busy_s, _busy_max_s, _overload_s, _cooling_max_s
     cdef double _dead_s, _dead_max_s
-    cdef double _panic_pause_s, _probe_hold_s
+    cdef double _panic_pause_s, _probe_hold_s, _ramp_after_s
 
     # Attempts
 
     @cython.locals(attempt=Attempt)
     cpdef Attempt start_attempt(self, double now, Tried tried=*)
+
+    @cython.locals(attempt=Attempt, table=ModelTable, alone=Tried, position=int, other=int)
+    cpdef Attempt start_for(self, double now, Tried tried, tuple models, bytes endpoint, bint insists)
+    cpdef bint is_limited(self, double now, tuple models, bytes endpoint) except -1
+
+    @cython.locals(node=Node, position=int)
+    cpdef object skip_failing(self, double now, Tried tried)
+    cpdef bint is_failing(self, Node node, double now) except -1
     cpdef double next_recovery(self, double now)
+
+    @cython.locals(earliest=double, at=double, end=double, position=int)
+    cpdef double next_recovery_for(self, double now, tuple models, bytes endpoint)
     # Probes
     @cython.locals(entered=cython.bint)
     cpdef bint record_probe(self, Node node, int report, double now, thresholds=*) except -1
@@ -74,6 +87,10 @@ cdef class Attempt(Pick):
     @cython.locals(entered=cython.bint)
     cpdef bint busy(self, double until, double now, bint overload=*) except -1
 
+    @cython.locals(upstream=Upstream, is_nodes=cython.bint)
+    cpdef bint busy_for(self, str model, double until, double now) except -1
+    cpdef bint misfit(self, str model, bytes endpoint, str reason, double now) except -1
+
     @cython.locals(upstream=Upstream, node=Node, entered=cython.bint)
     cpdef bint dead(self, double now) except -1
 
@@ -89,10 +106,11 @@ cdef class Attempt(Pick):
         is_late=cython.bint,
         usable=cython.bint,
         enough=cython.bint,
+        ejects=cython.bint,
     )
     cdef void _blame(self, int kind, double now, bint at_once) except *
 
-    @cython.locals(upstream=Upstream, node=Node, known=cython.bint)
+    @cython.locals(upstream=Upstream, node=Node, known=cython.bint, told=double)
     cdef void _rest(self, double until, double now, bint overload) except *
 
     @cython.locals(upstream=Upstream, node=Node, entered=cython.bint)

@@ -18,6 +18,8 @@ from random import Random
 from fastgw._core import Pick, PickKind, Selector, Tried
 from fastgw._node import Node
 from fastgw.balancing.health import HealthPolicy, Thresholds
+from fastgw.balancing.models import ModelTable
+from fastgw.balancing.retry import FAILING_MIN_REQUESTS, FAILING_PERCENT
 
 
 class AttemptOutcome(IntEnum):
@@ -90,6 +92,7 @@ class Upstream:
             panic_in_flight=policy.panic_in_flight,
             trials=policy.trials,
             trial_lease_s=policy.trial_lease_s,
+            slow_start_s=policy.slow_start_s,
             stagger=stagger,
         )
 
@@ -127,6 +130,15 @@ class Upstream:
         self._dead_max_s = policy.dead_reprobe_max_s
         self._panic_pause_s = policy.panic_pause_s
         self._probe_hold_s = policy.probe_hold_s
+        self._ramp_after_s = policy.slow_start_after_s if policy.slow_start_s else 0.0
+        self.models = ModelTable(
+            busy_s=policy.busy_default_s,
+            busy_max_s=policy.busy_max_s,
+            cooling_max_s=policy.cooling_max_s,
+            misfit_s=policy.misfit_s,
+            misfit_max_s=policy.misfit_max_s,
+            trial_lease_s=policy.trial_lease_s,
+        )
 
     def __repr__(self) -> str:
         return f"<Upstream {self.name + ' ' if self.name else ''}{list(self.nodes)}>"
@@ -146,9 +158,90 @@ class Upstream:
         attempt.owner = self
         return attempt
 
+    def start_for(
+        self, now: float, tried: Tried, models: tuple[str, ...], endpoint: bytes, insists: bool
+    ) -> Attempt | None:
+        """As ``start_attempt`` for a request of which more is known: nodes that are known to refuse its
+
+        model are left out.
+
+        Args:
+            tried: what the exchange has tried; those that are left out are added as skipped.
+            models: the model each node would be sent, by position.
+            endpoint: as ``balancing.retry.endpoint_of`` says it.
+            insists: where only nodes are left that do not have the model, they are asked all the same,
+                the one first that may have it soonest. A rate limit is never tried against.
+        """
+        table = self.models
+        misfits = []
+        is_limited = False
+        for position, model in enumerate(models):
+            if position in tried:
+                continue
+            rest = table.rest_of(position, model, endpoint, now)
+            if rest is None:
+                continue
+            tried.skip(position)
+            if rest.is_limit:
+                is_limited = True
+            else:
+                misfits.append((rest.until, position))
+        attempt = self.start_attempt(now, tried)
+        if attempt is None and insists and not is_limited:
+            for _, position in sorted(misfits):
+                alone = Tried()
+                for other in range(len(models)):
+                    if other != position:
+                        alone.skip(other)
+                attempt = self.start_attempt(now, alone)
+                if attempt is not None:
+                    break
+        if attempt is not None:
+            table.claim(attempt.position, models[attempt.position], endpoint, now)
+        return attempt
+
+    def is_limited(self, now: float, models: tuple[str, ...], endpoint: bytes) -> bool:
+        """Does a rate limit of its model keep a request off any node?"""
+        for position, model in enumerate(models):
+            rest = self.models.rest_of(position, model, endpoint, now)
+            if rest is not None and rest.is_limit:
+                return True
+        return False
+
+    def skip_failing(self, now: float, tried: Tried) -> int | None:
+        """Leave out the nodes that fail too often for a retry beyond the budget.
+
+        Returns:
+            The highest tier from which one was left out; None: there is none.
+        """
+        tiers = []
+        for position, node in enumerate(self.nodes):
+            if position not in tried and self.is_failing(node, now):
+                tried.skip(position)
+                tiers.append(node.priority)
+        return max(tiers, default=None)
+
+    def is_failing(self, node: Node, now: float) -> bool:
+        """Has this node failed too much of its last 10 s for a retry to be free of charge?"""
+        return node.is_failing(now, FAILING_MIN_REQUESTS, FAILING_PERCENT)
+
     def next_recovery(self, now: float) -> float:
         """When the first node is expected back, monotonic seconds; ``now`` if one is available."""
         return self._selector.next_recovery(now)
+
+    def next_recovery_for(self, now: float, models: tuple[str, ...], endpoint: bytes) -> float:
+        """As ``next_recovery``, for a request as ``start_for`` knows it."""
+        earliest = self.next_recovery(now) if not models else 0.0
+        for position, model in enumerate(models):
+            at = self.nodes[position].recovery(now, self.health.trials)
+            rest = self.models.rest_of(position, model, endpoint, now)
+            if rest is not None:
+                end = rest.ends_at(now)
+                if end > at:
+                    at = end
+            if position == 0 or at < earliest:
+                earliest = at
+        return earliest
 
     # --- Probes ---
 
@@ -182,6 +275,7 @@ class Upstream:
             if not node.report(report, limit):
                 return False
             node.eject(now, _ACTIVE)
+            node.note_outage(now)
             return True
         if self._trial_decides:
             if not node.is_usable():
@@ -191,7 +285,7 @@ class Upstream:
                 return False
         if not node.report(report, limit):
             return False
-        node.heal(now)
+        node.heal(now, self._ramp_after_s)
         return True
 
     # --- Credentials ---
@@ -345,6 +439,30 @@ class Attempt(Pick):
             self.leave()
         return True
 
+    def busy_for(self, model: str, until: float, now: float) -> bool:
+        """The node is well but asks for rest of one model, as ``busy`` otherwise.
+
+        A second model that is limited at the same time makes it ``busy``: the limit is the node's.
+        """
+        if self.outcome:
+            return False
+        upstream = self.owner
+        is_nodes = upstream.models.limited(
+            self.position, model, self.started_at, until, now, upstream._spread()
+        )
+        if is_nodes:
+            return self.busy(until, now)
+        if self.kind != _NORMAL or not self.node.is_usable():
+            self.node.hold_panic(now + upstream._panic_pause_s)
+        return self.end(_BUSY)
+
+    def misfit(self, model: str, endpoint: bytes, reason: str, now: float) -> bool:
+        """The node does not have this model: ``ignored``, and it is not asked for it for a while."""
+        if self.outcome:
+            return False
+        self.owner.models.misfit(self.position, model, endpoint, reason, self.started_at, now)
+        return self.ignored(now)
+
     def dead(self, now: float) -> bool:
         """The node refuses our credential, or its account is empty: out until it is tried again."""
         if not self.settle(_DEAD):
@@ -355,6 +473,7 @@ class Attempt(Pick):
         try:
             if not (node.is_dead() and self.is_overtaken()):
                 node.kill_for(now, upstream._dead_s, upstream._dead_max_s)
+                node.note_outage(now)
         finally:
             node.leave(entered)
             self.leave()
@@ -371,6 +490,7 @@ class Attempt(Pick):
             known = node.is_dead() and self.is_overtaken()
             if not known and node.count_forbidden() >= upstream._forbidden_needed:
                 node.kill_for(now, upstream._dead_s, upstream._dead_max_s)
+                node.note_outage(now)
         finally:
             node.leave(entered)
             self.leave()
@@ -410,7 +530,7 @@ class Attempt(Pick):
             enough = upstream._rate_min > 0 and node.is_failing(
                 now, upstream._rate_min, upstream._rate_percent
             )
-        node.fail(
+        ejects = node.fail(
             kind,
             upstream._limit(kind),
             enough,
@@ -419,20 +539,25 @@ class Attempt(Pick):
             upstream._ejection_max_s,
             upstream._spread(),
         )
+        if ejects:
+            node.note_outage(now)
 
     def _rest(self, until: float, now: float, overload: bool) -> None:
         """A node that is busy: how long it is left alone."""
         upstream = self.owner
         node = self.node
+        if overload:
+            node.note_result(True, now)  # not sick, but no place for retries either
         # Of the requests that were under way together only the first one makes the term grow.
         known = node.is_cooling() and self.is_overtaken()
-        if until > now:
-            node.cool(min(until, now + upstream._cooling_max_s))
+        told = min(until, now + upstream._cooling_max_s)
+        if told > now and (overload or known):
+            node.cool(told)
+        elif overload and not known:
+            node.cool(now + upstream._overload_s * upstream._spread())
         elif not known:
-            if overload:
-                node.cool(now + upstream._overload_s * upstream._spread())
-            else:
-                node.cool_for(now, upstream._busy_s, upstream._busy_max_s, upstream._spread())
+            node.cool_for(now, upstream._busy_s, upstream._busy_max_s, upstream._spread(), told)
+        node.note_outage(now)
         if self.kind != _NORMAL or not node.is_usable():
             node.hold_panic(now + upstream._panic_pause_s)
 
@@ -450,11 +575,11 @@ class Attempt(Pick):
         if self.is_out_of_date() and not upstream._counts_late:
             return
         if self.kind != _NORMAL or not self.is_overtaken():
-            node.absolve(now)
+            node.absolve(now, upstream._ramp_after_s)
         limit = upstream._limit_success
         if not node.is_usable() and not upstream._counts_late:
             if self.kind != _TRIAL and node.is_out_by_probes():
                 return  # probes found it out, and they still watch it
             limit = max(1, limit)  # a passed trial counts even where successes do not
         if node.report(0, limit):
-            node.heal(now)
+            node.heal(now, upstream._ramp_after_s)

@@ -5,6 +5,9 @@ import pytest
 from fastgw.balancing.retry import (
     Fallback,
     computes_answer,
+    RetryBudget,
+    computes_answer,
+    endpoint_of,
     is_nodes_fault,
     is_replayable,
     may_attempt_again,
@@ -116,3 +119,65 @@ def test_only_apisix_passes_an_unlisted_error_on_untouched() -> None:
     assert not Fallback(LISTED, True).passes_on(500)
     assert not Fallback(LISTED).passes_on(401)
     assert not Fallback().lists(500)
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "expected"),
+    [
+        (b"POST", b"/v1/chat/completions", b"/chat/completions"),
+        (b"POST", b"/v1/completions", b"/completions"),
+        (b"POST", b"/v1/responses", b"/responses"),
+        (b"GET", b"/v1/chat/completions", b""),
+        (b"POST", b"/v1/images/generations", b""),
+    ],
+)
+def test_endpoints_are_the_calls_that_compute_an_answer(method: bytes, path: bytes, expected: bytes) -> None:
+    assert endpoint_of(method, path) == expected
+
+
+# --- The budget -------------------------------------------------------------------------------
+
+
+def spent(budget: RetryBudget, now: float, begun: int, wanted: int) -> int:
+    """How many of so many retries are allowed."""
+    count = 0
+    for _ in range(wanted):
+        if budget.is_left(now, begun):
+            budget.spend(now, begun)
+            count += 1
+    return count
+
+
+def test_a_few_retries_are_always_allowed() -> None:
+    budget = RetryBudget(20, per_s=3)
+    assert spent(budget, 100.0, 1, 1000) == 30
+    assert not budget.is_left(109.9, 1)
+    assert budget.is_left(110.0, 1)
+
+
+def test_retries_are_a_share_of_the_requests_of_the_last_ten_seconds() -> None:
+    budget = RetryBudget(20, per_s=0)
+    begun = 0
+    for second in range(60):
+        budget.note(second, begun)
+        begun += 300
+        assert spent(budget, second + 0.9, begun, 1000) == 60
+    # All of it may be spent at once, and what began long ago no longer counts.
+    for second in range(60, 75):
+        budget.note(second, begun)
+        begun += 300
+    assert spent(budget, 74.9, begun, 10_000) == 600
+    assert spent(budget, 200.0, begun, 10_000) == 0
+
+
+def test_requests_of_a_second_in_which_nobody_looked_count_with_the_next_look() -> None:
+    budget = RetryBudget(10, per_s=0)
+    budget.note(0.0, 0)
+    assert spent(budget, 5.0, 200, 1000) == 20
+
+
+def test_budget_refuses_negative_numbers() -> None:
+    for arguments in ((-1, 0), (0, -1)):
+        with pytest.raises(ValueError):
+            RetryBudget(*arguments)
+    assert repr(RetryBudget(20, 3)) == "<RetryBudget 20.0 % and 3.0 a second>"

@@ -461,6 +461,21 @@ def test_rest_without_a_time_grows_until_a_success() -> None:
     assert node.cooling_until == now + 1
 
 
+def test_rest_too_short_is_believed_once() -> None:
+    upstream = make()
+    node = upstream.nodes[0]
+    ends = []
+    now = 1.0
+    for _ in range(3):
+        start(upstream, now).busy(now + 0.01, now)
+        ends.append(round(node.cooling_until - now, 3))
+        now = node.cooling_until
+    assert ends == [0.01, 1.0, 1.0]
+    start(upstream, now).succeeded(now)
+    start(upstream, now).busy(now + 0.01, now)
+    assert node.cooling_until == now + 0.01
+
+
 def test_overload_without_a_time_does_not_grow() -> None:
     upstream = make()
     node = upstream.nodes[0]
