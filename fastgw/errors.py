@@ -201,6 +201,14 @@ class NoNodeAvailable(FastgwError):
         self.retry_after = retry_after
 
 
+class RateLimited(NoNodeAvailable):
+    """Every provider of this model has asked for a pause."""
+
+    status = 429
+    code = "rate_limit_exceeded"
+    kind = "rate_limit_error"
+
+
 class DeadlineExceeded(FastgwError):
     """The request's total deadline passed."""
 

@@ -19,7 +19,8 @@ from time import monotonic
 from typing import Any
 
 from .access_log import AccessLog, Entry
-from .config.model import Config, Profile
+from .balancing.retry import RetryBudget
+from .config.model import Config, ProcessConfig, Profile
 from .errors import FastgwError
 from .generation import Builder, Generation
 from .llm.body import scan
@@ -99,6 +100,7 @@ class Gateway:
             hold_body_bytes=process.hold_body_bytes,
             hold_total_bytes=process.hold_total_bytes,
             max_body_bytes=process.max_body_bytes,
+            budget=retry_budget(process),
         )
         self._config = config
         self._first_number = number
@@ -317,6 +319,12 @@ class Gateway:
         self.exchanges.hold_body_bytes = process.hold_body_bytes
         self.exchanges.hold_total_bytes = process.hold_total_bytes
         self.exchanges.max_body_bytes = process.max_body_bytes
+        if process.retry_budget_percent != old.config.process.retry_budget_percent:
+            self.exchanges.budget = retry_budget(process)
+        kept = set(generation.nodes.values())
+        self.exchanges.dead_nodes = {
+            node: why for node, why in self.exchanges.dead_nodes.items() if node in kept
+        }
         self.reloads += 1
         task = asyncio.get_running_loop().create_task(
             self._change_over(old, set(generation.pools.values()), generation)
@@ -466,6 +474,11 @@ def try_to_build(config: Config, settings: Settings) -> Generation:
     return Builder(resolver, SharedState().node_table(), ca_file=settings.ca_file).build(
         config, None, number=1
     )
+
+
+def retry_budget(process: ProcessConfig) -> RetryBudget | None:
+    """The budget of this process; None: retries are not limited by one."""
+    return RetryBudget(process.retry_budget_percent) if process.retry_budget_percent else None
 
 
 def model_used(exchange: Answering) -> str | None:

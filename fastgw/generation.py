@@ -484,6 +484,7 @@ class Builder:
             paths=paths_of(node.provider or "", node.instance.path) if node.instance is not None else None,
             auth_names=auth_names,
             prefix_target=prefix_path.encode(),
+            limits_per_model=node.provider is not None and DIALECTS[node.provider].limits_per_model,
         )
 
     @staticmethod
@@ -636,6 +637,7 @@ def health_policy(upstream: UpstreamConfig, config: Config) -> HealthPolicy:
         dead_reprobe_s=config.process.dead_reprobe_s,
         dead_reprobe_max_s=10 * config.process.dead_reprobe_s,
         cooling_max_s=config.process.cooling_max_s,
+        slow_start_s=config.process.slow_start_s,
     )
     checks = [check for check in map(upstream.check_of, upstream.nodes) if check is not None]
     if checks:

@@ -118,6 +118,7 @@ class Bench:
         adapters: Sequence[Adapter | None] = (),
         health: HealthPolicy | None = None,
         limits: dict[str, int] | None = None,
+        limits_per_model: bool = False,
         **plan: Any,
     ) -> None:
         self.clock = Clock()
@@ -148,6 +149,7 @@ class Bench:
                     else Adapter(COMPATIBLE, ModelMap(tuple(models)))
                     if models and position
                     else None,
+                    limits_per_model=limits_per_model,
                 )
             )
         self.plan = RoutePlan(

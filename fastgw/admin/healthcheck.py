@@ -7,6 +7,7 @@ from typing import Any
 from urllib.parse import unquote
 
 from .._core import Node
+from ..balancing.upstream import Upstream
 from ..config.model import RouteConfig, UpstreamConfig
 from ..gateway import Gateway
 from ..generation import BuiltUpstream
@@ -137,7 +138,8 @@ def upstreams(gateway: Gateway) -> list[dict[str, Any]]:
                 "nodes": [
                     _node(node, now)
                     | {"account": _account(node.name in intervals, accounts.get((label, node.name)), now)}
-                    for node in built.upstream.nodes
+                    | {"models": _models(built.upstream, position, now)}
+                    for position, node in enumerate(built.upstream.nodes)
                 ],
                 "connections": [pool.counts() for pool in built.pools],
             }
@@ -171,9 +173,18 @@ def _node(node: Node, now: float) -> dict[str, Any]:
         "ejected_s": _left(node.ejected_until, now),
         "cooling_s": _left(node.cooling_until, now),
         "dead_s": _left(node.dead_until, now),
+        "ramping": node.ramp_from > 0,
         "picks": node.picks,
         "counter": node.counters,
     }
+
+
+def _models(upstream: Upstream, position: int, now: float) -> list[dict[str, Any]]:
+    """The models that are left alone on a node, as the process that answers knows it."""
+    return [
+        {"model": rest.model, "reason": rest.reason, "rests_s": _left(rest.until, now)}
+        for rest in upstream.models.resting(position, now)
+    ]
 
 
 def _left(until: float, now: float) -> float:

@@ -459,9 +459,9 @@ class Builder:
 
     def process(self, values: Values | None, path: Path = ("fastgw",)) -> ProcessConfig:
         """The ``fastgw:`` object."""
+        taken: Values = dict(defaults.PROCESS[self.profile])
         if not values:
-            return ProcessConfig()
-        taken: Values = {}
+            return ProcessConfig(**taken)
         for key, value in values.items():
             field = f"{key}_s" if f"{key}_s" in ProcessConfig.__dataclass_fields__ else key
             taken[field] = float(value) if field != key else value

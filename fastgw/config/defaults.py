@@ -40,6 +40,11 @@ BUILT_IN_FAILURES: Final = 5
 PASS_HOST: Final = {Profile.LLM: "node", Profile.APISIX: "pass"}
 TIMEOUT: Final = {Profile.LLM: None, Profile.APISIX: Timeouts(60.0, 60.0, 60.0)}
 KEEPALIVE: Final = {Profile.LLM: Keepalive(), Profile.APISIX: Keepalive(320, 60.0, 1000)}
+# Of the ``fastgw:`` object, where it is not profile llm's.
+PROCESS: Final[dict[Profile, dict[str, float]]] = {
+    Profile.LLM: {},
+    Profile.APISIX: {"retry_budget_percent": 0.0, "slow_start_s": 0.0},
+}
 KEEPALIVE_WRITTEN: Final = Keepalive(320, 60.0, 1000)  # inside a keepalive_pool that is written
 
 # What an ai-proxy plugin does not say.

@@ -280,6 +280,8 @@ class ProcessConfig:
     account_checks: bool = True  # False: none, whatever the upstreams say
     dead_reprobe_s: float = 60.0
     cooling_max_s: float = 600.0
+    retry_budget_percent: float = 20.0  # 0: no budget
+    slow_start_s: float = 10.0  # 0: a node is back with all of its share
     hold_body_bytes: int = 16 * 1024 * 1024
     hold_total_bytes: int = 256 * 1024 * 1024
     max_body_bytes: int = 64 * 1024 * 1024

@@ -579,6 +579,16 @@ _PROCESS = _object(
         "account_checks": _flag("false: no requests of our own to check keys", default=True),
         "dead_reprobe": _seconds("until a rejected key is tried again; doubles", default=60),
         "cooling_max": _seconds("a busy node is left alone at most", default=600),
+        "retry_budget_percent": {
+            "type": "number",
+            "minimum": 0,
+            "maximum": 100,
+            "description": "retries to nodes that are failing, of all requests; 0: no limit",
+            "default": 20,
+        },
+        "slow_start": _seconds(
+            "a node that was out takes to get back its whole share", or_zero=True, default=10
+        ),
         "hold_body_bytes": _bytes("a request body up to this size can move to another node", 16 * 2**20),
         "hold_total_bytes": _bytes("all held bodies together", 256 * 2**20),
         "max_body_bytes": _bytes("larger request bodies get 413", 64 * 2**20),

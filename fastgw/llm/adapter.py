@@ -130,7 +130,7 @@ class Adapter:
         return self.capabilities.get(capability) is not False
 
     def model_for(self, asked: str | None) -> str | None:
-        """The model that the node is asked for where the caller asks for this one."""
+        """The model this node is sent for the one a caller asked for; None: the request names none."""
         if self.forced_model is not None:
             return self.forced_model
         if asked is not None and self.models is not None:

@@ -67,6 +67,7 @@ class Dialect:
         capabilities: what it surely can or cannot take; see `CAPABILITIES`.
         absent: endpoints it has not, as segments of a path.
         prefix_path: where it continues a message of which it is given the beginning; "" nowhere.
+        limits_per_model: a rate limit is one model's, not the whole account's.
         fields: request header fields that only this provider gets.
         credentials: the same, of those that tell who the caller is.
         models_path: where its models are listed, free of charge, for the key that asks; None: unknown.
@@ -87,6 +88,7 @@ class Dialect:
     capabilities: Mapping[str, bool] = field(default_factory=lambda: MappingProxyType({}))
     absent: frozenset[bytes] = frozenset()
     prefix_path: str = ""
+    limits_per_model: bool = False
     fields: tuple[bytes, ...] = ()
     credentials: tuple[bytes, ...] = ()
     models_path: str | None = None
@@ -96,6 +98,7 @@ class Dialect:
 _OPENAI = Dialect(
     "openai",
     hosts=frozenset({"api.openai.com"}),
+    limits_per_model=True,
     max_tokens="max_completion_tokens",
     dropped=frozenset({"thinking", "user_id"}),
     efforts=MappingProxyType({"max": "high", "ultra": "high"}),

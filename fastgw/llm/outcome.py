@@ -18,6 +18,7 @@ from fastgw.llm.body import BROKEN_OFF, answer_problem, is_broken_off
 
 __all__ = [
     "TABLE",
+    "UNKNOWN_MODEL",
     "Headers",
     "Outcome",
     "ProviderError",
@@ -122,6 +123,8 @@ def _on(*statuses: int | tuple[int, int]) -> tuple[tuple[int, int], ...]:
 _ANY_ERROR = _on((400, 599))
 _REFUSALS = _on((400, 403), 404, 413, 422, 429)
 
+UNKNOWN_MODEL = "unknown_model"  # the reason of the misfit that is the model's own
+
 # The first row that matches decides.
 TABLE: tuple[Rule, ...] = (
     Rule(_on((200, 299)), Verdict.SUCCEEDED, "ok"),
@@ -203,7 +206,7 @@ TABLE: tuple[Rule, ...] = (
     Rule(
         _on(400, 403, 404, 410, 422),
         Verdict.MISFIT,
-        "unknown_model",
+        UNKNOWN_MODEL,
         names=frozenset(
             {
                 "model_not_found",

@@ -1,5 +1,6 @@
 import cython
 
+from ..balancing.retry cimport endpoint_of
 from ..balancing.upstream cimport Attempt, Upstream
 from ..llm.adapter cimport Rendering
 from ..llm.body cimport BodyFacts
@@ -108,6 +109,7 @@ cdef class Answering(ExchangeEvents):
     cpdef on_shutdown(self)
     cdef _give_up(self, double now)
     cdef _misfit_error(self, double wait)
+    cdef double _next_recovery(self, Upstream upstream, double now) except? -1
     @cython.locals(out=bytes)
     cdef _answer_refusal(self, tuple refusal, double wait)
     cpdef _answer_error(self, error, double wait=*)

@@ -12,7 +12,8 @@ from time import monotonic
 from typing import Any
 
 from .._core import Tried
-from ..balancing.upstream import Attempt
+from ..balancing.retry import endpoint_of
+from ..balancing.upstream import Attempt, Upstream
 from ..errors import (
     DeadlineExceeded,
     Draining,
@@ -375,7 +376,7 @@ class Answering(ExchangeEvents):
             return
         refusal = self.refusal
         upstream = self.plan.upstream
-        wait = max(0.0, upstream.next_recovery(now) - now) if upstream is not None else 1.0
+        wait = max(0.0, self._next_recovery(upstream, now) - now) if upstream is not None else 1.0
         if refusal is not None:
             self._answer_refusal(refusal, wait)
         elif self.failure is not None:
@@ -391,6 +392,14 @@ class Answering(ExchangeEvents):
         if len(self.misfits) < sum(1 for link in self.plan.links if link.node.weight):
             return NoNodeAvailable(f"no provider that takes {needs} is available right now", wait)
         return NoNodeFits(f"no provider of this route can take this request: it needs {needs}")
+
+    def _next_recovery(self, upstream: Upstream, now: float) -> float:
+        """When this request may come again, monotonic seconds."""
+        facts = self.facts
+        if not upstream.models.count or facts is None or facts.model is None:
+            return upstream.next_recovery(now)
+        endpoint = endpoint_of(self.method, self.head.path)
+        return upstream.next_recovery_for(now, self.plan.models_for(facts.model), endpoint)
 
     def _answer_refusal(self, refusal: tuple[int, bytes, bytes, Outcome], wait: float) -> None:
         """What the last node said, in OpenAI's shape, with a status that is true for the caller."""
@@ -416,7 +425,7 @@ class Answering(ExchangeEvents):
             self._end_broken("")
             return
         fields = answers.fields_for(error)
-        if error.status in (502, 503, 504):
+        if error.status in (502, 503, 504) or isinstance(error, NoNodeAvailable):
             fields = answers.retry_fields(wait, self.attempts)
         self.note = self.note or error.code
         self._answer(error.status, answers.error_body(str(error), error.kind, error.code), fields)

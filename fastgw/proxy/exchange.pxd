@@ -1,13 +1,15 @@
 import cython
 
 from ..balancing.deadlines cimport attempt_deadline
-from ..balancing.retry cimport computes_answer
+from ..balancing.retry cimport RetryBudget, computes_answer, endpoint_of
+from .._core cimport Tried
 from ..balancing.upstream cimport Attempt, Upstream
 from ..llm.adapter cimport Adapter, Rendering
 from ..llm.body cimport BodyFacts, answer_problem, scan
 from ..wire.head cimport ResponseHead, chunk_of
 from ..wire.node_connection cimport NodeConnection
 from .answering cimport Answering
+from .exchanges cimport Exchanges
 from .plan cimport NodeLink, RoutePlan
 from .relay cimport Relay, client_framing, is_opaque, stream_framing
 
@@ -30,6 +32,8 @@ cdef class Exchange(Answering):
     )
     cdef _attempt_next(self, double now)
     cdef _skip_misfit(self, Attempt attempt, NodeLink link, str misfit, double now)
+    @cython.locals(exchanges=Exchanges, left_out=Tried, budget=RetryBudget, attempt=Attempt)
+    cdef Attempt _start_with_care(self, Upstream upstream, double now)
     @cython.locals(timeout=double)
     cdef _connect(self, double now)
     @cython.locals(
@@ -47,6 +51,8 @@ cdef class Exchange(Answering):
     )
     cdef _send(self, NodeConnection node, double now)
     cdef tuple _render_again(self, bytes body)
+    cdef str _model_sent(self)
+    cdef _note_model_served(self, Attempt attempt, double now)
     cdef _send_piece(self, bytes piece)
     cdef _end_body(self)
     @cython.locals(plan=RoutePlan, node=NodeConnection, head=ResponseHead)
@@ -76,7 +82,12 @@ cdef class Exchange(Answering):
     cdef _by_fallback(self, retryable, double now)
     cdef bint _is_replayable(self) except -1
     @cython.locals(
-        node=NodeConnection, head=ResponseHead, relay=Relay, framing=cython.longlong, out=bytes
+        node=NodeConnection,
+        head=ResponseHead,
+        relay=Relay,
+        framing=cython.longlong,
+        out=bytes,
+        attempt=Attempt,
     )
     cdef _commit(self, bytes content, bint complete, double now)
     @cython.locals(relay=Relay)

@@ -15,8 +15,15 @@ from time import monotonic, time
 
 from .._core import Tried
 from ..balancing.deadlines import attempt_deadline, patience
-from ..balancing.retry import STALE_REUSE_S, computes_answer, is_nodes_fault, is_replayable, may_attempt_again
-from ..balancing.upstream import Attempt
+from ..balancing.retry import (
+    STALE_REUSE_S,
+    computes_answer,
+    endpoint_of,
+    is_nodes_fault,
+    is_replayable,
+    may_attempt_again,
+)
+from ..balancing.upstream import Attempt, Upstream
 from ..errors import (
     BadResponse,
     BodyTooLarge,
@@ -31,10 +38,11 @@ from ..errors import (
     NodeError,
     NodeTimeout,
     NoNodeAvailable,
+    RateLimited,
     Retryable,
 )
 from ..llm.body import answer_problem, scan
-from ..llm.outcome import Outcome, Verdict, classify, classify_error_event
+from ..llm.outcome import UNKNOWN_MODEL, Outcome, Verdict, classify, classify_error_event
 from ..llm.resume import DONE_EVENT, Transcript
 from ..llm.sse import EventKind, EventScanner
 from ..wire.head import CHUNKED_BODY, NO_BODY, UNTIL_CLOSE, chunk_of
@@ -155,7 +163,10 @@ class Exchange(Answering):
             self._give_up(now)
             return
         while True:
-            attempt = upstream.start_attempt(now, self.tried)
+            if self.attempts or upstream.models.count or self.tried is not None:
+                attempt = self._start_with_care(upstream, now)
+            else:
+                attempt = upstream.start_attempt(now)
             if attempt is None:
                 self._give_up(now)
                 return
@@ -193,11 +204,42 @@ class Exchange(Answering):
     def _skip_misfit(self, attempt: Attempt, link: NodeLink, misfit: str, now: float) -> None:
         """A node that cannot take this request: nothing was sent, so it is no attempt."""
         attempt.ignored(now)
-        self._exclude(attempt.position)
+        if self.tried is None:
+            self.tried = Tried()
+        self.tried.skip(attempt.position)
         self.misfits = (*self.misfits, misfit)
         self.records = (*self.records, (link.name, "misfit", 0, 0.0))
         if self.link is None:
             self.link = link
+
+    def _start_with_care(self, upstream: Upstream, now: float) -> Attempt | None:
+        """An attempt that keeps to the retry budget, and off nodes that are known to refuse the model."""
+        exchanges = self.exchanges
+        left_out = self.tried.copy() if self.tried is not None else Tried()
+        budget = exchanges.budget if self.attempts else None
+        kept_from = None
+        if budget is not None and not budget.is_left(now, exchanges.started):
+            kept_from = upstream.skip_failing(now, left_out)
+        facts = self.facts
+        if not upstream.models.count or facts is None or facts.model is None:
+            attempt = upstream.start_attempt(now, left_out)
+        else:
+            models = self.plan.models_for(facts.model)
+            endpoint = endpoint_of(self.method, self.head.path)
+            # Who was refused for nothing else than the model is told so by a node, not by us.
+            insists = not self.attempts or (
+                self.refusal is not None and self.refusal[3].verdict == Verdict.MISFIT
+            )
+            attempt = upstream.start_for(now, left_out, models, endpoint, insists)
+            if attempt is None and not self.attempts and upstream.is_limited(now, models, endpoint):
+                wait = upstream.next_recovery_for(now, models, endpoint) - now
+                self.failure = RateLimited(retry_after=wait)
+        if kept_from is not None:
+            if attempt is None or attempt.node.priority <= kept_from:
+                exchanges.budget_refusals += 1
+        elif budget is not None and attempt is not None and upstream.is_failing(attempt.node, now):
+            budget.spend(now, exchanges.started)
+        return attempt
 
     def _connect(self, now: float) -> None:
         timeout = min(self.plan.connect_s, self.share_deadline - now)
@@ -286,6 +328,21 @@ class Exchange(Answering):
         resumption.choose_way(link)
         target = link.prefix_target if resumption.by_prefix else self.target
         return resumption.body_for(body), target
+
+    def _model_sent(self) -> str | None:
+        """The model this attempt's node was asked for."""
+        facts = self.facts
+        link = self.link
+        if facts is None or facts.model is None or link is None:
+            return None
+        return link.model_for(facts.model)
+
+    def _note_model_served(self, attempt: Attempt, now: float) -> None:
+        """The node answers with this model: a pause it has had is over."""
+        model = self._model_sent()
+        if model is not None and self.node.head.status < 400:  # type: ignore[union-attr]
+            endpoint = endpoint_of(self.method, self.head.path)
+            attempt.owner.models.passed(attempt.position, model, endpoint, attempt.started_at, now)
 
     def _send_piece(self, piece: bytes) -> None:
         """Pass on a part of a body that is too large to hold."""
@@ -511,18 +568,34 @@ class Exchange(Answering):
             if verdict == Verdict.BUSY:
                 status = 503 if outcome.overload else 429
             self.refusal = (status, answers.JSON, body, outcome)
+        model = self._model_sent()
         if fallback is not None and fallback.by_status_alone:
             attempt.failed(int(FailureKind.HTTP), now)
         elif verdict == Verdict.BUSY:
-            attempt.busy(now + outcome.wait_s if outcome.wait_s is not None else 0.0, now, outcome.overload)
-        elif verdict == Verdict.DEAD:
-            attempt.dead(now)
-        elif verdict == Verdict.FORBIDDEN:
-            attempt.forbidden(now)
+            until = now + outcome.wait_s if outcome.wait_s is not None else 0.0
+            if model is not None and self.link.limits_per_model and not outcome.overload:  # type: ignore[union-attr]
+                attempt.busy_for(model, until, now)
+            else:
+                attempt.busy(until, now, outcome.overload)
+        elif verdict == Verdict.DEAD or verdict == Verdict.FORBIDDEN:
+            node = attempt.node
+            was_dead = node.is_dead()
+            if verdict == Verdict.DEAD:
+                attempt.dead(now)
+            else:
+                attempt.forbidden(now)
+            if node.is_dead() and not was_dead:
+                self.exchanges.node_died(node, outcome.reason, now)
         elif verdict == Verdict.FAILED:
             attempt.failed(int(FailureKind.HTTP), now)
         elif verdict == Verdict.CALLER:
             attempt.succeeded(now)
+        elif model is not None and outcome.reason == UNKNOWN_MODEL:
+            endpoint = endpoint_of(self.method, self.head.path)
+            if endpoint:
+                attempt.misfit(model, endpoint, outcome.reason, now)
+            else:
+                attempt.ignored(now)
         else:
             attempt.ignored(now)
         self.failure = None
@@ -655,8 +728,11 @@ class Exchange(Answering):
         self.phase = _RELAYING
         self.last_progress_at = now
         self.rendering = None
-        if self.attempt is not None:
-            self.attempt.answered(now)
+        attempt = self.attempt
+        if attempt is not None:
+            attempt.answered(now)
+            if self.plan.upstream.models.count:  # type: ignore[union-attr]
+                self._note_model_served(attempt, now)
         if self.resumption is not None:
             self._commit_again(content, complete, now)
             return

@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+from .._core import Node
+from ..balancing.retry import RetryBudget
+
 if TYPE_CHECKING:
     from .answering import Answering
+
+logger = logging.getLogger("fastgw.nodes")
 
 
 class Exchanges:
@@ -18,6 +24,7 @@ class Exchanges:
         hold_body_bytes: largest request body that is held, and so can be attempted again.
         hold_total_bytes: of all held bodies together.
         max_body_bytes: larger ones are refused.
+        budget: of retries to nodes that are failing themselves; None: no limit.
     """
 
     def __init__(
@@ -27,15 +34,18 @@ class Exchanges:
         hold_body_bytes: int = 16 * 1024 * 1024,
         hold_total_bytes: int = 256 * 1024 * 1024,
         max_body_bytes: int = 64 * 1024 * 1024,
+        budget: RetryBudget | None = None,
     ) -> None:
         self.on_finished = on_finished
         self.hold_body_bytes = hold_body_bytes
         self.hold_total_bytes = hold_total_bytes
         self.max_body_bytes = max_body_bytes
+        self.budget = budget
         self.live: set[Answering] = set()
         self.held_bytes = 0
         self.started = 0
         self.retries = 0
+        self.budget_refusals = 0  # retries that did not go where they would have gone
         self.uncertain_replays = 0
         self.stale_reuses = 0
         self.interrupted = 0
@@ -43,10 +53,14 @@ class Exchanges:
         self.client_gone = 0
         self.unmovable = 0
         self.resumed = 0
-        self.budget_refusals = 0
+        self.dead_nodes: dict[Node, str] = {}  # whose key was found refused here, and why
 
     def sweep(self, now: float) -> None:
         """Look at every live exchange's deadlines. Called a few times a second."""
+        if self.budget is not None:
+            self.budget.note(now, self.started)
+        if self.dead_nodes:
+            self._look_after_the_dead()
         for exchange in list(self.live):
             try:
                 exchange.on_tick(now)
@@ -55,6 +69,21 @@ class Exchanges:
                     {"message": "a request could not be continued", "exception": error}
                 )
                 exchange.client.abort()
+
+    def node_died(self, node: Node, reason: str, now: float) -> None:
+        """A node's credential was refused, or its account is empty: somebody must act. Said once."""
+        if node not in self.dead_nodes:
+            self.dead_nodes[node] = reason
+            wait = node.dead_until - now
+            logger.error(
+                "node %s takes no requests: %s; it is tried again in %.0f s", node.name, reason, wait
+            )
+
+    def _look_after_the_dead(self) -> None:
+        for node, reason in list(self.dead_nodes.items()):
+            if not node.is_dead():
+                del self.dead_nodes[node]
+                logger.warning("node %s takes requests again: %s is over", node.name, reason)
 
     def interrupt_all(self) -> None:
         """The drain is over: end what is left, honestly."""

@@ -1,3 +1,5 @@
+import cython
+
 from ..balancing.upstream cimport Upstream
 from ..llm.adapter cimport Adapter
 from ..wire.head cimport RequestTemplate, ResponseTemplate
@@ -17,6 +19,7 @@ cdef class NodeLink:
     cdef readonly dict paths
     cdef readonly frozenset auth_names
     cdef readonly bytes prefix_target
+    cdef readonly bint limits_per_model
     cdef readonly bytes answer_lines
     cdef public object metrics
     cdef tuple _changes
@@ -24,6 +27,8 @@ cdef class NodeLink:
 
     cpdef bytes adapted_lines(self, tuple changes)
     cpdef bytes own_over(self, list fields)
+    @cython.locals(model=str)
+    cpdef str model_for(self, str asked)
     cpdef bytes target(self, bytes target)
 
 
@@ -60,4 +65,6 @@ cdef class RoutePlan:
     cdef public object metrics
     cdef object __weakref__
 
+    @cython.locals(link=NodeLink)
+    cpdef tuple models_for(self, str asked)
     cpdef bytes target_of(self, bytes target)

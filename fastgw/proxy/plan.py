@@ -35,6 +35,7 @@ class NodeLink:
         paths: dict[bytes, bytes] | None = None,
         auth_names: frozenset[bytes] = frozenset(),
         prefix_target: bytes = b"",
+        limits_per_model: bool = False,
     ) -> None:
         self.node = node
         self.name: str = node.name
@@ -53,6 +54,7 @@ class NodeLink:
         self.auth_names = auth_names
         # Where the node continues an answer of which it is given the beginning; b"": nowhere.
         self.prefix_target = prefix_target
+        self.limits_per_model = limits_per_model
         self.metrics: Any = None  # where its attempts are counted; set and read above this layer
 
     def adapted_lines(self, changes: tuple[str, ...]) -> bytes:
@@ -68,6 +70,11 @@ class NodeLink:
     def own_over(self, fields: list[tuple[bytes, bytes]]) -> bytes:
         """The plugins' header lines for this node: its own credentials win over theirs."""
         return field_block([field for field in fields if field[0] not in self.auth_names])
+
+    def model_for(self, asked: str) -> str:
+        """The model this node is sent for the one a caller asked for."""
+        model = self.adapter.model_for(asked) if self.adapter is not None else asked
+        return asked if model is None else model
 
     def target(self, target: bytes) -> bytes:
         """The request target for this node: the client's, with the node's own query arguments."""
@@ -135,6 +142,10 @@ class RoutePlan:
         self.resumes = resumes  # a stream that breaks after its commit is continued by another node
         self.answer_template = ResponseTemplate(dropped_answer_fields)
         self.metrics: Any = None  # where its requests are counted; set and read above this layer
+
+    def models_for(self, asked: str) -> tuple[str, ...]:
+        """The models the nodes are sent, by position, for the one a caller asked for."""
+        return tuple([link.model_for(asked) for link in self.links])
 
     def target_of(self, target: bytes) -> bytes:
         """The client's target as nodes see it: without the route's prefix."""

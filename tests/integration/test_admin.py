@@ -268,12 +268,22 @@ def test_upstreams_are_shown_as_they_are(ca_dir: Path) -> None:
         (upstream,) = get(rig, "/admin/upstreams")
         assert upstream["name"] == "LLM Service"
         primary, backup = upstream["nodes"]
+        # The limit is one model's: the node itself goes on.
+        [model] = primary["models"]
+        assert (model["model"], model["reason"]) == ("gpt-4o", "rate_limited")
+        assert 90 < model["rests_s"] <= 100
+        assert (primary["available"], primary["cooling_s"], backup["models"]) == (True, 0, [])
+        httpx.post(rig.url + CHAT, json={"model": "gpt-4o-mini", "messages": MESSAGES})
+        (upstream,) = get(rig, "/admin/upstreams")
+        primary, backup = upstream["nodes"]
+        assert [model["model"] for model in primary["models"]] == ["gpt-4o", "gpt-4o-mini"]
+        assert (primary["ramping"], backup["ramping"]) == (False, False)
         assert (primary["name"], primary["tier"], primary["weight"]) == (OPENAI, 0, 100)
         assert (backup["name"], backup["tier"], backup["weight"]) == (DEEPSEEK, -1, 1)
         assert 90 < primary["cooling_s"] <= 100
         assert primary["ejected_s"] == primary["dead_s"] == 0
         assert (primary["available"], backup["available"]) == (False, True)
-        assert (primary["picks"], backup["picks"], backup["in_flight"]) == (1, 1, 0)
+        assert (primary["picks"], backup["picks"], backup["in_flight"]) == (2, 2, 0)
         assert len(upstream["connections"]) == 2
 
 

@@ -37,8 +37,8 @@ def counted(all_figures: Figures, name: str) -> dict[tuple[str, ...], float]:
     return {labels: value for labels, value in all_figures.get(name, {}).items() if value}
 
 
-def ask(rig: Rig, *, stream: bool = False) -> httpx.Response:
-    body = {"model": "gpt-4o", "messages": MESSAGES, "stream": stream}
+def ask(rig: Rig, *, stream: bool = False, model: str = "gpt-4o") -> httpx.Response:
+    body = {"model": model, "messages": MESSAGES, "stream": stream}
     return httpx.post(rig.base_url + "/chat/completions", json=body, timeout=30)
 
 
@@ -144,10 +144,13 @@ def test_a_rate_limited_node_rests_and_no_backup_is_ready(ca_dir: Path) -> None:
         assert before["fastgw_node_up"] == {(OPENAI, UPSTREAM): 1, (DEEPSEEK, UPSTREAM): 1}
         assert before["fastgw_backup_ready"] == {(UPSTREAM,): 1}
         rig.fault(rig.openai, FaultKind.STATUS, status=429, headers=(("retry-after", "600"),))
+        # The limits of this provider are per model: it takes a second one to see that it is the node's.
         assert ask(rig).status_code == 200
+        assert figures(rig)["fastgw_node_up"][(OPENAI, UPSTREAM)] == 1
+        assert ask(rig, model="gpt-4o-mini").status_code == 200
         settled(rig)
         found = figures(rig)
-    assert counted(found, "fastgw_retries_total") == {("rate_limited", UPSTREAM): 1}
+    assert counted(found, "fastgw_retries_total") == {("rate_limited", UPSTREAM): 2}
     assert not counted(found, "fastgw_duplicate_risk_total"), "a 429 did not run"
     assert found["fastgw_node_up"] == {(OPENAI, UPSTREAM): 0, (DEEPSEEK, UPSTREAM): 1}
     assert found["fastgw_node_ejected"] == {(OPENAI, UPSTREAM): 0, (DEEPSEEK, UPSTREAM): 0}

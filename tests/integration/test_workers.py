@@ -195,7 +195,8 @@ def test_the_supervisor_has_one_thread_and_sleeps_while_workers_serve(workers: W
 def test_a_node_that_failed_in_one_worker_is_not_picked_in_the_other(
     tmp_path: Path, node: Node, backup: Node, status: int, fields: dict[str, str], shown: str
 ) -> None:
-    config = configuration(node, backup).replace("name: n0,", "name: n0, provider: openai,")
+    # Of a provider whose limits are the account's: of single models each worker learns by itself.
+    config = configuration(node, backup).replace("name: n0,", "name: n0, provider: openai-compatible,")
     with running_workers(tmp_path, config) as workers:
         first, second = workers.one_of_each()
         node.answer = lambda path: (status, fields)

@@ -4,7 +4,6 @@ import pytest
 
 from fastgw.balancing.retry import (
     Fallback,
-    computes_answer,
     RetryBudget,
     computes_answer,
     endpoint_of,

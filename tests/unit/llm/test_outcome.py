@@ -1,6 +1,7 @@
 """The table of outcomes, row by row, and how long a provider asks to wait."""
 
 import json
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -344,3 +345,12 @@ def test_any_body_has_an_outcome(status: int, body: bytes) -> None:
 )
 def test_any_shape_of_error_is_read(value: Any) -> None:
     read_error(json.dumps(value).encode())
+
+
+def test_every_reason_is_in_the_documents() -> None:
+    page = (Path(__file__).parents[3] / "docs" / "failover.md").read_text()
+    rows = [line for line in page.splitlines() if line.startswith("| ")]
+    for rule in TABLE:
+        assert any(
+            f"`{rule.reason}`" in row and row.startswith(f"| {rule.verdict.name.lower()} ") for row in rows
+        ), rule
