@@ -14,6 +14,7 @@ from typing import Any
 from rig import CONFIG, MESSAGES, Providers, Rig, wait_until
 from wire_ends import Client, Message, answer, chunked, post
 
+from fastgw._core import Node
 from fastgw.balancing.upstream import AttemptOutcome
 from fastgw.simulator.provider import Provider, Record
 
@@ -83,9 +84,10 @@ class Health:
 
     Attributes:
         outcome: of the attempt on it; "" if there was none.
-        standing: healthy (and nothing counted), suspect (counted, still used), ejected, cooling, dead.
+        standing: healthy (and nothing counted), suspect (counted, still used), ejected, cooling, dead;
+            limited: healthy, but for the model that was asked for.
         counter: which failure was counted, if any.
-        wait_s: how long it is cooling or dead, at least and at most, from its answer on.
+        wait_s: how long it is cooling, limited or dead, at least and at most, from its answer on.
     """
 
     outcome: str
@@ -109,7 +111,12 @@ def cooling(least_s: float, most_s: float | None = None) -> Health:
     return Health("busy", "cooling", "", (least_s, least_s if most_s is None else most_s))
 
 
-LIMITED = cooling(0.9, 1.1)  # by a 429 that names no time
+def limited(least_s: float, most_s: float | None = None) -> Health:
+    """One of its models is limited for so long: what a 429 of OpenAI's means."""
+    return Health("busy", "limited", "", (least_s, least_s if most_s is None else most_s))
+
+
+LIMITED = limited(0.9, 1.1)  # by a 429 that names no time
 OVERLOADED = cooling(3.6, 4.4)  # by a 503 that names no time
 
 
@@ -120,6 +127,19 @@ def admin_json(rig: Rig, path: str) -> Any:
         got = client.ask(f"GET {path} HTTP/1.1\r\nHost: localhost\r\n\r\n".encode())
     assert got.status == 200, got.body
     return json.loads(got.body)
+
+
+def limits_of(rig: Rig, node: Node) -> list[float]:
+    """Until when models of a node are limited, monotonic seconds."""
+    assert rig.gateway.generation is not None
+    return [
+        rest.until
+        for built in rig.gateway.generation.upstreams.values()
+        for position, other in enumerate(built.upstream.nodes)
+        if other is node
+        for rest in built.upstream.models.resting(position, monotonic())
+        if rest.is_limit
+    ]
 
 
 def check_health(rig: Rig, name: str, expected: Health, asked_at: float) -> None:
@@ -136,16 +156,19 @@ def check_health(rig: Rig, name: str, expected: Health, asked_at: float) -> None
     assert outcomes == ([expected.outcome] if expected.outcome else [])
     counted = {counter for counter, number in node.counters.items() if number}
     until = 0.0
+    limits = limits_of(rig, node)
     if node.is_dead():
         standing, until = "dead", node.dead_until
     elif node.is_cooling():
         standing, until = "cooling", node.cooling_until
     elif not node.is_usable():
         standing, until = "ejected", node.ejected_until
+    elif limits:
+        standing, until = "limited", max(limits)
     else:
         standing = "suspect" if counted else "healthy"
     assert standing == expected.standing, node
-    assert node.is_available(asked_at) == (standing in ("healthy", "suspect"))
+    assert node.is_available(asked_at) == (standing in ("healthy", "suspect", "limited"))
     if standing != "ejected":  # which begins to count anew
         assert counted == ({expected.counter} if expected.counter else set())
     if until:

@@ -32,6 +32,8 @@ from fault_rig import (
     check_health,
     cooling,
     is_whole_chat,
+    limited,
+    limits_of,
     matrix_config,
     request_bytes,
 )
@@ -260,7 +262,7 @@ ROWS = [
     ],
     status("U32", 503, MOVED, cooling(60), 503, name="503 long", headers=(("retry-after", "7000"),)),
     *[
-        status("U33", 429, MOVED, cooling(wait_s), 429, name=f"429 {name}: {told}", headers=((name, told),))
+        status("U33", 429, MOVED, limited(wait_s), 429, name=f"429 {name}: {told}", headers=((name, told),))
         for name, told, wait_s in (
             ("retry-after", "7", 7.0),
             ("retry-after-ms", "2500", 2.5),
@@ -271,7 +273,7 @@ ROWS = [
         "U33",
         429,
         MOVED,
-        cooling(360),
+        limited(360),
         429,
         name="429 x-ratelimit-reset-requests",
         headers=(("x-ratelimit-remaining-requests", "0"), ("x-ratelimit-reset-requests", "6m0s")),
@@ -422,7 +424,7 @@ def test_u33_a_wait_may_be_told_as_a_date(ca_dir: Path) -> None:
         rig.fault(rig.openai, FaultKind.STATUS, status=429, headers=(("retry-after", date),))
         begin = monotonic()
         assert is_whole_chat(client.ask(request_bytes(False)), False)
-        check_health(rig, OPENAI, cooling(20, 40), begin)
+        check_health(rig, OPENAI, limited(20, 40), begin)
 
 
 def test_u33_when_all_are_rate_limited_the_shortest_wait_is_told(ca_dir: Path) -> None:
@@ -444,8 +446,8 @@ def test_u34_the_wait_grows_with_each_429_and_a_success_ends_that(ca_dir: Path) 
         for stream in (False, True):
             assert is_whole_chat(client.ask(request_bytes(stream)), stream)
             wait_until(lambda: node.outcomes[AttemptOutcome.BUSY] > len(terms), "it is found busy")
-            terms.append(node.cooling_until - monotonic())
-            wait_until(lambda: node.is_available(monotonic()), "it may be tried again")
+            terms.append(limits_of(rig, node)[0] - monotonic())
+            wait_until(lambda: not limits_of(rig, node), "it may be tried again")
         assert terms[0] <= 1.1 < terms[1] <= 2.2
         rig.fault(rig.openai, None)
         assert client.ask(request_bytes(False))["x-fastgw-upstream"] == OPENAI
