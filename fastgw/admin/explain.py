@@ -11,7 +11,7 @@ from typing import Any
 
 from .._core import Node, PickKind, Tried
 from ..balancing.deadlines import attempt_deadline
-from ..balancing.retry import is_replayable
+from ..balancing.retry import endpoint_of, is_replayable
 from ..balancing.upstream import Upstream
 from ..config.model import RouteConfig
 from ..generation import BuiltUpstream, Generation
@@ -172,9 +172,12 @@ def _attempts(
         for position, (node, copy) in enumerate(zip(originals, copies, strict=True))
         if copy.is_available(now) and not node.is_available(now)
     }
+    rests = _rests(built, plan, question, now)
     for position in kept_out:
         tried.add(position)
-    first = _first_tier(copies, kept_out, now)
+    for position in rests:
+        tried.skip(position)
+    first = _first_tier(copies, kept_out | rests.keys(), now)
     attempts: list[dict[str, Any]] = []
     elapsed = 0.0
     used = set()
@@ -198,11 +201,29 @@ def _attempts(
         elapsed += min(limit, _patience(plan, question))
         attempt.ignored(now)
     left_out = [
-        {**_node(node, plan.links[position], question, now), "why": _why_not(node, now, len(attempts), plan)}
+        {
+            **_node(node, plan.links[position], question, now),
+            "why": rests.get(position) or _why_not(node, now, len(attempts), plan),
+        }
         for position, node in enumerate(originals)
         if position not in used
     ]
     return attempts, left_out
+
+
+def _rests(built: BuiltUpstream, plan: RoutePlan, question: Question, now: float) -> dict[int, str]:
+    """Why nodes are not asked for this model now, by position, as this process knows it."""
+    if question.model is None:
+        return {}
+    endpoint = endpoint_of(question.method.encode(), question.target.partition("?")[0].encode())
+    found = {}
+    for position, model in enumerate(plan.models_for(question.model)):
+        rest = built.upstream.models.rest_of(position, model, endpoint, now)
+        if rest is not None:
+            found[position] = (
+                f"{model} is {rest.reason} there, tried again in {rest.ends_at(now) - now:.0f} s"
+            )
+    return found
 
 
 def _patience(plan: RoutePlan, question: Question) -> float:

@@ -42,7 +42,7 @@ def test_the_command_prints_what_the_gateway_says(rig: Rig) -> None:
 
 def test_the_plan_follows_the_nodes_health_and_is_the_one_that_is_carried_out(ca_dir: Any) -> None:
     with running(ca_dir, QUIET) as rig:
-        rig.fault(rig.openai, FaultKind.STATUS, status=429, headers=(("retry-after", "600"),))
+        rig.fault(rig.openai, FaultKind.STATUS, status=503, headers=(("retry-after", "60"),))
         answer = httpx.post(rig.url + CHAT, json={"model": "gpt-4o", "messages": MESSAGES}, timeout=60)
         assert answer.headers["x-fastgw-upstream"] == DEEPSEEK
         found = plan(rig)
@@ -54,6 +54,19 @@ def test_the_plan_follows_the_nodes_health_and_is_the_one_that_is_carried_out(ca
         assert found["upstream"]["backup_ready"] is False and found["upstream"]["reasons"]
         answer = httpx.post(rig.url + CHAT, json={"model": "gpt-4o", "messages": MESSAGES}, timeout=60)
         assert answer.headers["x-fastgw-attempts"] == "1"
+
+
+def test_a_model_that_rests_on_a_node_is_not_planned_there(ca_dir: Any) -> None:
+    with running(ca_dir, QUIET) as rig:
+        rig.fault(rig.openai, FaultKind.STATUS, status=429, headers=(("retry-after", "600"),))
+        answer = httpx.post(rig.url + CHAT, json={"model": "gpt-4o", "messages": MESSAGES}, timeout=60)
+        assert answer.headers["x-fastgw-upstream"] == DEEPSEEK
+        found = plan(rig)
+        assert [attempt["node"] for attempt in found["attempts"]] == [DEEPSEEK]
+        assert found["attempts"][0]["share"] == 1.0
+        [left] = found["left_out"]
+        assert left["node"] == OPENAI
+        assert left["why"].startswith("gpt-4o is rate_limited there, tried again in ")
 
 
 def test_asking_changes_nothing(ca_dir: Any) -> None:
