@@ -108,7 +108,7 @@ def _node(builder: Builder, values: Values, path: Path) -> list[NodeConfig]:
         scheme=endpoint.scheme,
         active=builder.active_check(values, path, endpoint.scheme),
         # Where an endpoint was written, nobody knows what else is there.
-        account=builder.account_check(None, values, provider) if auth and "endpoint" not in override else None,
+        account=None if "endpoint" in override or not auth else builder.account_check(None, values, provider),
         instance=InstanceConfig(
             path=endpoint.path,
             options=read_only(values.get("options") or {}),

@@ -146,7 +146,8 @@ def refusal(status: int, content_type: bytes, body: bytes, outcome: Outcome) -> 
         seen = 503 if status == 529 else status if status in (500, 503, 504) else 502
         if _is_error(body):
             return seen, _masked(body)
-        return 502 if seen == 500 else seen, error_body("The provider failed to answer.", "api_error", "upstream_error")
+        seen = 502 if seen == 500 else seen
+        return seen, error_body("The provider failed to answer.", "api_error", "upstream_error")
     if not content_type.startswith(JSON):
         return status, error_body("The provider refused the request.", "api_error", "upstream_error")
     return status, _masked(body)
