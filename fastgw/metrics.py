@@ -218,6 +218,13 @@ NODE_EJECTED = Family(
     ("upstream", "node"),
     is_read=True,
 )
+NODE_DEAD = Family(
+    "fastgw_node_dead",
+    _GAUGE,
+    "1 if the node's key is refused or its account empty, so that it takes no requests; else 0.",
+    ("upstream", "node"),
+    is_read=True,
+)
 NODE_COOLING = Family(
     "fastgw_node_cooling_seconds",
     _GAUGE,
@@ -262,6 +269,7 @@ COUNTED = (
 READ = (
     NODE_UP,
     NODE_EJECTED,
+    NODE_DEAD,
     NODE_COOLING,
     BACKUP_READY,
     ACCOUNT_GOOD,

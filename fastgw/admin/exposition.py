@@ -91,6 +91,7 @@ def _read(gateway: Gateway, accounts: dict[Place, Account], now: float) -> dict[
     """What the nodes' records and the checks of their accounts say now: all workers see the same."""
     up: list[Row] = []
     ejected: list[Row] = []
+    dead: list[Row] = []
     cooling: list[Row] = []
     ready: list[Row] = []
     good: list[Row] = []
@@ -102,6 +103,7 @@ def _read(gateway: Gateway, accounts: dict[Place, Account], now: float) -> dict[
             labels = (label, name)
             up.append((labels, int(is_up(node, now))))
             ejected.append((labels, int(not node.is_usable())))
+            dead.append((labels, int(node.is_dead())))
             cooling.append((labels, max(0.0, node.cooling_until - now)))
             account = accounts.get(labels)
             if name in intervals and account is not None and account.standing is not Standing.UNKNOWN:
@@ -111,6 +113,7 @@ def _read(gateway: Gateway, accounts: dict[Place, Account], now: float) -> dict[
     return {
         figures.NODE_UP.name: up,
         figures.NODE_EJECTED.name: ejected,
+        figures.NODE_DEAD.name: dead,
         figures.NODE_COOLING.name: cooling,
         figures.BACKUP_READY.name: ready,
         figures.ACCOUNT_GOOD.name: good,

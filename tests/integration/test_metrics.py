@@ -154,9 +154,19 @@ def test_a_rate_limited_node_rests_and_no_backup_is_ready(ca_dir: Path) -> None:
     assert not counted(found, "fastgw_duplicate_risk_total"), "a 429 did not run"
     assert found["fastgw_node_up"] == {(OPENAI, UPSTREAM): 0, (DEEPSEEK, UPSTREAM): 1}
     assert found["fastgw_node_ejected"] == {(OPENAI, UPSTREAM): 0, (DEEPSEEK, UPSTREAM): 0}
+    assert found["fastgw_node_dead"] == {(OPENAI, UPSTREAM): 0, (DEEPSEEK, UPSTREAM): 0}
     assert found["fastgw_node_cooling_seconds"][(OPENAI, UPSTREAM)] > 0
     assert found["fastgw_node_cooling_seconds"][(DEEPSEEK, UPSTREAM)] == 0
     assert found["fastgw_backup_ready"] == {(UPSTREAM,): 0}
+
+
+def test_a_node_whose_key_is_refused_is_dead(ca_dir: Path) -> None:
+    with running(ca_dir, QUIET.replace("dead_reprobe: 1", "dead_reprobe: 60")) as rig:
+        rig.fault(rig.openai, FaultKind.STATUS, status=401)
+        assert ask(rig).status_code == 200
+        found = figures(rig)
+    assert found["fastgw_node_dead"] == {(OPENAI, UPSTREAM): 1, (DEEPSEEK, UPSTREAM): 0}
+    assert found["fastgw_node_up"] == {(OPENAI, UPSTREAM): 0, (DEEPSEEK, UPSTREAM): 1}
 
 
 def test_a_broken_stream_and_a_client_that_left_are_counted(ca_dir: Path) -> None:
