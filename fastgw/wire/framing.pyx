@@ -138,7 +138,7 @@ cdef class BodyFramer:
                     raise ValueError("a chunk without a size")
                 elif c == c"\r":
                     self._state = CHUNK_SIZE_LF
-                elif c == c";" or c == c" " or c == c"\t":
+                elif c == c";":
                     self._state = CHUNK_EXTENSION
                     self.is_verbatim = False
                 else:

@@ -17,6 +17,7 @@ from ..errors import BadResponse, ProtocolError
 cdef enum:
     SHARED_BYTES = 2048  # of a body that may stay in memory with its head
     MAX_NAME_BYTES = 256  # of one field's name
+    MAX_METHOD_BYTES = 32
     MAX_FILTER_NAMES = 255
 
 # --- Character classes ------------------------------------------------------------------------
@@ -24,7 +25,7 @@ cdef enum:
 # (Those that the .pxd declares: TCHAR, the lower-case letter of a token character, else 0, as in
 # RFC 9110, 5.6.2; VCHAR, 1 for what is allowed in a field value.)
 cdef uint8_t TARGET[256]    # 1: allowed in a request target
-cdef uint8_t HOSTCHAR[256]  # 1: allowed in Host
+cdef uint8_t HOSTCHAR[256]  # 1: allowed in a host's name
 
 
 cdef void _fill_tables() noexcept:
@@ -43,7 +44,7 @@ cdef void _fill_tables() noexcept:
         HOSTCHAR[c] = 1
     for c in b"!#$%&'*+-.^_`|~":
         TCHAR[c] = c
-    for c in b"-._:[]~%":
+    for c in b"-._":
         HOSTCHAR[c] = 1
     for c in b"\"<>\\^`{|}#":
         TARGET[c] = 0
@@ -351,7 +352,7 @@ cdef int _framing(Head head, bint is_request) except -1:
         elif length == 17:
             if same(name, length, "transfer-encoding", 17):
                 if head.is_chunked or not same(value, value_len, "chunked", 7):
-                    raise _bad(is_request, "a Transfer-Encoding other than chunked", 501, "not_implemented")
+                    raise _other_coding(head, is_request)
                 head.is_chunked = True
                 head.fields[i].drop = 1
         elif length == 10:
@@ -373,6 +374,10 @@ cdef int _framing(Head head, bint is_request) except -1:
                     raise _bad(True, "an unknown Expect", 417, "expectation_failed")
                 request.expects_continue = head.minor_version == 1
                 head.fields[i].drop = 1
+        elif length == 12:
+            # Whoever passes such an OPTIONS on has to count; answering it here is allowed too.
+            if is_request and same(name, length, "max-forwards", 12) and request.method == b"OPTIONS":
+                raise _bad(True, "an OPTIONS request with Max-Forwards", 501, "not_implemented")
         elif length == 2:
             if same(name, length, "te", 2):
                 head.fields[i].drop = 1
@@ -390,18 +395,55 @@ cdef int _framing(Head head, bint is_request) except -1:
             raise _bad(is_request, "both Content-Length and Transfer-Encoding")
         if head.minor_version == 0:
             raise _bad(is_request, "Transfer-Encoding in HTTP/1.0")
-    if is_request and not host_seen and head.minor_version == 1:
-        raise _bad(True, "no Host field")
+    if is_request:
+        if not host_seen and head.minor_version == 1:
+            raise _bad(True, "no Host field")
+        if request.expects_continue and not head.is_chunked and head.content_length <= 0:
+            request.expects_continue = False  # there is nothing to continue with
     head.keep_alive = not close and (head.minor_version == 1 or keep)
     return 0
 
 
+cdef object _other_coding(Head head, bint is_request):
+    """The error for Transfer-Encoding fields that are not one that says just ``chunked``.
+
+    Where chunked is the last coding and stands once, the message could be read by one who knew the
+    others; in any other order nobody knows where it ends (RFC 9112, 6.1 and 6.3).
+    """
+    codings = [
+        coding.strip(b" \t").lower()
+        for name, value in head.items() if name == b"transfer-encoding"
+        for coding in value.split(b",")
+    ]
+    if codings[len(codings) - 1] == b"chunked" and codings.count(b"chunked") == 1:
+        return _bad(is_request, "a Transfer-Encoding other than chunked", 501, "not_implemented")
+    return _bad(is_request, "a Transfer-Encoding that does not end in chunked")
+
+
 cdef int _check_host(const uint8_t *value, Py_ssize_t length) except -1:
-    cdef Py_ssize_t i
+    """A name or an IPv4 address, or an IPv6 address in brackets; behind it maybe a port.
+
+    Stricter than RFC 3986 allows a host to be: what no name in use has is refused.
+    """
+    cdef Py_ssize_t at = 0
+    cdef long long port
     if length > 255:
         raise _bad(True, "a Host that is too long")
-    for i in range(length):
-        if not HOSTCHAR[value[i]]:
+    if length and value[0] == c"[":
+        at = 1
+        while at < length and (hex_digit(value[at]) >= 0 or value[at] == c":" or value[at] == c"."):
+            at += 1
+        if at < 3 or at == length or value[at] != c"]":
+            raise _bad(True, "a Host that is not valid")
+        at += 1
+    else:
+        while at < length and HOSTCHAR[value[at]]:
+            at += 1
+    if at == 0:
+        raise _bad(True, "a Host that is not valid")
+    if at < length:
+        port = digits(value + at + 1, length - at - 1) if length - at <= 6 else -1
+        if value[at] != c":" or not 0 < port < 65536:
             raise _bad(True, "a Host that is not valid")
     return 0
 
@@ -427,7 +469,10 @@ cdef int _check_path(const uint8_t *path, Py_ssize_t length) except -1:
             if high < 0 or low < 0:
                 raise _bad(True, "a path with a broken percent-encoding")
             code = high * 16 + low
-            if code < 0x20 or code == 0x7F or code == c"/" or code == c"\\" or code == c".":
+            if (
+                code < 0x20 or code == 0x7F or code == c"/" or code == c"\\" or code == c"."
+                or code == 0xC0 or code == 0xC1  # in no UTF-8, but for "/" and "." in two bytes
+            ):
                 raise _bad(True, "a path with an encoded character that is not allowed")
         elif path[i] == c"/" and i > 0:
             _check_segment(path + segment, i - segment, False)
@@ -446,6 +491,40 @@ cdef int _check_segment(const uint8_t *segment, Py_ssize_t length, bint is_last)
     # Some servers cut a segment's parameters off before they resolve it: "..;x".
     if (dots == 1 or dots == 2) and (dots == length or segment[dots] == c";"):
         raise _bad(True, "a path with dot segments")
+    return 0
+
+
+cdef Py_ssize_t _absolute(RequestHead head, const uint8_t *target, Py_ssize_t length) except -1:
+    """Read the scheme and authority of a target in absolute form; returns the offset behind them.
+
+    The authority becomes ``head.host``. A target without a path is rewritten here.
+    """
+    cdef Py_ssize_t start, at
+    if length >= 7 and same(target, 4, "http", 4) and memcmp(target + 4, b"://", 3) == 0:
+        start = 7
+    elif length >= 8 and same(target, 5, "https", 5) and memcmp(target + 5, b"://", 3) == 0:
+        start = 8
+    else:
+        raise _bad(True, "a request target that is not a path")
+    at = start
+    while at < length and target[at] != c"/" and target[at] != c"?":
+        at += 1
+    _check_host(target + start, at - start)
+    head.host = target[start:at]
+    if at == length or target[at] == c"?":
+        if head.method == b"OPTIONS":
+            raise _bad(True, "a request target that is not a path")
+        head.target = b"/" + target[at:length]
+        head.path = b"/"
+    return at
+
+
+cdef int _framing_of_absolute(RequestHead head) except -1:
+    """``_framing`` where the target names the host too: Host must say the same."""
+    cdef bytes authority = head.host
+    _framing(head, True)
+    if head.host.lower() != authority.lower():
+        raise _bad(True, "a Host that is not the request target's")
     return 0
 
 
@@ -491,6 +570,7 @@ cpdef RequestHead scan_request(bytes data, Py_ssize_t start, Limits limits):
     Raises:
         ProtocolError: with the status the client should get (400, 414, 417, 431, 501, 505).
     """
+    # What each form of target, Host and Transfer-Encoding comes to: docs/http.md.
     cdef const uint8_t *text = <const uint8_t *>PyBytes_AS_STRING(data)
     cdef Py_ssize_t size = len(data), at, end, line, space, length, query
     cdef RequestHead head
@@ -524,10 +604,10 @@ cpdef RequestHead scan_request(bytes data, Py_ssize_t start, Limits limits):
     at = 0
     while TCHAR[text[at]]:
         at += 1
-    if at == 0 or at > 32 or text[at] != c" ":
+    if at == 0 or text[at] != c" ":
         raise _bad(True, "a malformed request line")
     head.method = _method(text, at)
-    if same(text, at, "connect", 7) or same(text, at, "trace", 5):
+    if at > MAX_METHOD_BYTES or same(text, at, "connect", 7) or same(text, at, "trace", 5):
         # A tunnel is not offered, and what a node echoes would hold the keys we sent to it.
         raise _bad(True, "a method that is not supported", 501, "not_implemented")
     space = at + 1
@@ -545,14 +625,21 @@ cpdef RequestHead scan_request(bytes data, Py_ssize_t start, Limits limits):
         raise _bad(True, "a malformed request line")
     head.minor_version = text[at + 8] - 48
     if text[space] != c"/":
-        raise _bad(True, "a request target that is not a path")
-    head.target = PyBytes_FromStringAndSize(<const char *>text + space, length)
-    found = <const uint8_t *>memchr(text + space, c"?", length)
-    query = found - (text + space) if found != NULL else length
-    head.path = head.target if query == length else part(head.raw, space, space + query)
-    _check_path(text + space, query)
+        at = _absolute(head, text + space, length)
+        space += at
+        length -= at
+    # (An absolute target may have no path: then it means the root, and has been rewritten.)
+    if head.target is None:
+        head.target = PyBytes_FromStringAndSize(<const char *>text + space, length)
+        found = <const uint8_t *>memchr(text + space, c"?", length)
+        query = found - (text + space) if found != NULL else length
+        head.path = head.target if query == length else part(head.raw, space, space + query)
+        _check_path(text + space, query)
     _scan_fields(head, line, end - 2, limits.fields, True)
-    _framing(head, True)
+    if head.host is None:
+        _framing(head, True)
+    else:
+        _framing_of_absolute(head)
     head.is_head = head.method is _HEAD
     return head
 
