@@ -8,7 +8,8 @@ from cpython.mem cimport PyMem_Free, PyMem_Malloc, PyMem_Realloc
 from libc.stdint cimport uint8_t
 from libc.string cimport memcpy
 
-from .head cimport CHUNKED_BODY, NO_BODY, TCHAR, UNTIL_CLOSE, VCHAR, hex_digit, part
+from .head cimport CHUNKED_BODY, NO_BODY, TCHAR, UNTIL_CLOSE, VCHAR, part
+from .target cimport hex_digit
 
 cdef enum:
     CHUNK_SIZE

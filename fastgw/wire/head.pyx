@@ -13,6 +13,7 @@ from libc.stdint cimport uint64_t
 from libc.string cimport memchr, memcmp, memcpy
 
 from ..errors import BadResponse, ProtocolError
+from .target cimport check_host, check_path, digits
 
 cdef enum:
     SHARED_BYTES = 2048  # of a body that may stay in memory with its head
@@ -25,7 +26,6 @@ cdef enum:
 # (Those that the .pxd declares: TCHAR, the lower-case letter of a token character, else 0, as in
 # RFC 9110, 5.6.2; VCHAR, 1 for what is allowed in a field value.)
 cdef uint8_t TARGET[256]    # 1: allowed in a request target
-cdef uint8_t HOSTCHAR[256]  # 1: allowed in a host's name
 
 
 cdef void _fill_tables() noexcept:
@@ -34,18 +34,13 @@ cdef void _fill_tables() noexcept:
         TCHAR[c] = 0
         VCHAR[c] = 1 if (c >= 0x20 and c != 0x7F) or c == 0x09 else 0
         TARGET[c] = 1 if 0x21 <= c <= 0x7E else 0
-        HOSTCHAR[c] = 0
     for c in range(ord("a"), ord("z") + 1):
         TCHAR[c] = c
         TCHAR[c - 32] = c
-        HOSTCHAR[c] = HOSTCHAR[c - 32] = 1
     for c in range(ord("0"), ord("9") + 1):
         TCHAR[c] = c
-        HOSTCHAR[c] = 1
     for c in b"!#$%&'*+-.^_`|~":
         TCHAR[c] = c
-    for c in b"-._":
-        HOSTCHAR[c] = 1
     for c in b"\"<>\\^`{|}#":
         TARGET[c] = 0
 
@@ -83,19 +78,6 @@ cdef inline Py_ssize_t value_end(const uint8_t *raw, Py_ssize_t at, Py_ssize_t e
     while VCHAR[raw[at]]:
         at += 1
     return at
-
-
-cdef inline long long digits(const uint8_t *text, Py_ssize_t length) noexcept:
-    """The number that 1 to 18 plain digits spell, else -1."""
-    cdef long long value = 0
-    cdef Py_ssize_t i
-    if length < 1 or length > 18:
-        return -1
-    for i in range(length):
-        if text[i] < 48 or text[i] > 57:
-            return -1
-        value = value * 10 + (text[i] - 48)
-    return value
 
 
 # --- Limits and filters -----------------------------------------------------------------------
@@ -338,7 +320,7 @@ cdef int _framing(Head head, bint is_request) except -1:
                 if host_seen:
                     raise _bad(True, "more than one Host field")
                 host_seen = True
-                _check_host(value, value_len)
+                check_host(value, value_len)
                 request.host = value[:value_len]
                 head.fields[i].drop = 1
         elif length == 14:
@@ -378,17 +360,12 @@ cdef int _framing(Head head, bint is_request) except -1:
             # Whoever passes such an OPTIONS on has to count; answering it here is allowed too.
             if is_request and same(name, length, "max-forwards", 12) and request.method == b"OPTIONS":
                 raise _bad(True, "an OPTIONS request with Max-Forwards", 501, "not_implemented")
-        elif length == 2:
-            if same(name, length, "te", 2):
-                head.fields[i].drop = 1
-        elif length == 16:
-            if same(name, length, "proxy-connection", 16):
-                head.fields[i].drop = 1
-        elif length == 18:
-            if same(name, length, "proxy-authenticate", 18):
-                head.fields[i].drop = 1
-        elif length == 19:
-            if same(name, length, "proxy-authorization", 19):
+        elif length == 2 or length == 16 or length == 18 or length == 19:
+            if (
+                same(name, length, "te", 2) or same(name, length, "proxy-connection", 16)
+                or same(name, length, "proxy-authenticate", 18)
+                or same(name, length, "proxy-authorization", 19)
+            ):
                 head.fields[i].drop = 1
     if head.is_chunked:
         if head.content_length >= 0:
@@ -420,80 +397,6 @@ cdef object _other_coding(Head head, bint is_request):
     return _bad(is_request, "a Transfer-Encoding that does not end in chunked")
 
 
-cdef int _check_host(const uint8_t *value, Py_ssize_t length) except -1:
-    """A name or an IPv4 address, or an IPv6 address in brackets; behind it maybe a port.
-
-    Stricter than RFC 3986 allows a host to be: what no name in use has is refused.
-    """
-    cdef Py_ssize_t at = 0
-    cdef long long port
-    if length > 255:
-        raise _bad(True, "a Host that is too long")
-    if length and value[0] == c"[":
-        at = 1
-        while at < length and (hex_digit(value[at]) >= 0 or value[at] == c":" or value[at] == c"."):
-            at += 1
-        if at < 3 or at == length or value[at] != c"]":
-            raise _bad(True, "a Host that is not valid")
-        at += 1
-    else:
-        while at < length and HOSTCHAR[value[at]]:
-            at += 1
-    if at == 0:
-        raise _bad(True, "a Host that is not valid")
-    if at < length:
-        port = digits(value + at + 1, length - at - 1) if length - at <= 6 else -1
-        if value[at] != c":" or not 0 < port < 65536:
-            raise _bad(True, "a Host that is not valid")
-    return 0
-
-
-cdef int hex_digit(uint8_t c) noexcept:
-    """The value of a hexadecimal digit, or -1."""
-    if 48 <= c <= 57:
-        return c - 48
-    c |= 32
-    if 97 <= c <= 102:
-        return c - 87
-    return -1
-
-
-cdef int _check_path(const uint8_t *path, Py_ssize_t length) except -1:
-    """Refuse every spelling that a node could read as another path than the one routed by."""
-    cdef Py_ssize_t i = 0, segment = 1
-    cdef int high, low, code
-    while i < length:
-        if path[i] == c"%":
-            high = hex_digit(path[i + 1]) if i + 2 < length else -1
-            low = hex_digit(path[i + 2]) if i + 2 < length else -1
-            if high < 0 or low < 0:
-                raise _bad(True, "a path with a broken percent-encoding")
-            code = high * 16 + low
-            if (
-                code < 0x20 or code == 0x7F or code == c"/" or code == c"\\" or code == c"."
-                or code == 0xC0 or code == 0xC1  # in no UTF-8, but for "/" and "." in two bytes
-            ):
-                raise _bad(True, "a path with an encoded character that is not allowed")
-        elif path[i] == c"/" and i > 0:
-            _check_segment(path + segment, i - segment, False)
-            segment = i + 1
-        i += 1
-    _check_segment(path + segment, length - segment, True)
-    return 0
-
-
-cdef int _check_segment(const uint8_t *segment, Py_ssize_t length, bint is_last) except -1:
-    cdef Py_ssize_t dots = 0
-    if length == 0 and not is_last:
-        raise _bad(True, "a path with an empty segment")
-    while dots < length and segment[dots] == c".":
-        dots += 1
-    # Some servers cut a segment's parameters off before they resolve it: "..;x".
-    if (dots == 1 or dots == 2) and (dots == length or segment[dots] == c";"):
-        raise _bad(True, "a path with dot segments")
-    return 0
-
-
 cdef Py_ssize_t _absolute(RequestHead head, const uint8_t *target, Py_ssize_t length) except -1:
     """Read the scheme and authority of a target in absolute form; returns the offset behind them.
 
@@ -509,7 +412,7 @@ cdef Py_ssize_t _absolute(RequestHead head, const uint8_t *target, Py_ssize_t le
     at = start
     while at < length and target[at] != c"/" and target[at] != c"?":
         at += 1
-    _check_host(target + start, at - start)
+    check_host(target + start, at - start)
     head.host = target[start:at]
     if at == length or target[at] == c"?":
         if head.method == b"OPTIONS":
@@ -570,7 +473,6 @@ cpdef RequestHead scan_request(bytes data, Py_ssize_t start, Limits limits):
     Raises:
         ProtocolError: with the status the client should get (400, 414, 417, 431, 501, 505).
     """
-    # What each form of target, Host and Transfer-Encoding comes to: docs/http.md.
     cdef const uint8_t *text = <const uint8_t *>PyBytes_AS_STRING(data)
     cdef Py_ssize_t size = len(data), at, end, line, space, length, query
     cdef RequestHead head
@@ -634,7 +536,7 @@ cpdef RequestHead scan_request(bytes data, Py_ssize_t start, Limits limits):
         found = <const uint8_t *>memchr(text + space, c"?", length)
         query = found - (text + space) if found != NULL else length
         head.path = head.target if query == length else part(head.raw, space, space + query)
-        _check_path(text + space, query)
+        check_path(text + space, query)
     _scan_fields(head, line, end - 2, limits.fields, True)
     if head.host is None:
         _framing(head, True)

@@ -14,7 +14,15 @@ from fake_transport import FakeTransport
 from fastgw.errors import BadResponse, ClientError, ConnectionLost, NodeError
 from fastgw.wire.client_connection import ClientConnection, ClientState, Listener
 from fastgw.wire.events import ConnectionOwner, ExchangeEvents
-from fastgw.wire.head import NO_BODY, Limits, RequestHead, RequestTemplate, ResponseTemplate
+from fastgw.wire.head import (
+    CHUNKED_BODY,
+    NO_BODY,
+    Limits,
+    RequestHead,
+    RequestTemplate,
+    ResponseTemplate,
+    chunk_of,
+)
 from fastgw.wire.node_connection import NodeConnection
 
 from .request_cases import NODE_HOST
@@ -63,10 +71,13 @@ class RequestVerdict:
 class _Held(ExchangeEvents):
     """Holds a request until it is whole, writes it as for a node, and answers 200."""
 
-    def __init__(self, connection: ClientConnection, head: RequestHead, verdict: RequestVerdict) -> None:
+    def __init__(
+        self, connection: ClientConnection, head: RequestHead, verdict: RequestVerdict, as_chunks: bool
+    ) -> None:
         self.connection = connection
         self.head = head
         self.verdict = verdict
+        self.as_chunks = as_chunks
         self.body = b""
 
     def on_request_read(self, data: bytes, start: int, end: int, complete: bool) -> None:
@@ -75,6 +86,8 @@ class _Held(ExchangeEvents):
             head = self.head
             has_body = head.is_chunked or head.content_length >= 0
             length, body = (len(self.body), self.body) if has_body else (NO_BODY, None)
+            if body is not None and self.as_chunks:
+                length, body = CHUNKED_BODY, chunk_of(body, True)
             self.verdict.node.append(TO_NODE.render(head, head.method, head.target, length, None, None, body))
             self.verdict.statuses.append(200)
             self.connection.finish(self.connection.keeps_alive(), self.connection.read_at)
@@ -83,10 +96,12 @@ class _Held(ExchangeEvents):
         pass
 
 
-def read_requests(
-    loop: Loop, pieces: list[bytes], answer: Callable[[ClientConnection], ExchangeEvents | None] | None = None
-) -> RequestVerdict:
-    """Let a client connection read ``pieces``; ``loop`` is that of ``no_loop``."""
+def read_requests(loop: Loop, pieces: list[bytes], *, as_chunks: bool = False) -> RequestVerdict:
+    """Let a client connection read ``pieces``; ``loop`` is that of ``no_loop``.
+
+    Args:
+        as_chunks: bodies go to the node in chunks.
+    """
     verdict = RequestVerdict()
 
     def refuse(connection: ClientConnection, error: ClientError) -> None:
@@ -94,7 +109,7 @@ def read_requests(
         connection.finish(False, connection.read_at)
 
     listener = Listener(
-        lambda connection, head: _Held(connection, head, verdict), refuse, limits=REQUEST_LIMITS
+        lambda connection, head: _Held(connection, head, verdict, as_chunks), refuse, limits=REQUEST_LIMITS
     )
     connection = listener.make_connection()
     transport = FakeTransport()
@@ -137,9 +152,10 @@ class Owner(ConnectionOwner):
 class AnswerReader(ExchangeEvents):
     """Holds an answer until it is whole, and writes it as for a client."""
 
-    def __init__(self, connection: NodeConnection, *, is_head: bool) -> None:
+    def __init__(self, connection: NodeConnection, *, is_head: bool, as_chunks: bool) -> None:
         self.connection = connection
         self.is_head = is_head
+        self.as_chunks = as_chunks
         self.body = b""
         self.verdict = AnswerVerdict()
 
@@ -153,6 +169,8 @@ class AnswerReader(ExchangeEvents):
             if self.is_head or head.status in (204, 304):
                 assert not body
                 length = head.content_length if self.is_head else NO_BODY
+            elif self.as_chunks:
+                length, body = CHUNKED_BODY, chunk_of(body, True)
             self.verdict.outcome = "answer"
             self.verdict.client = TO_CLIENT.render(head, length, True, 1, b"", None, 0, body)
 
@@ -161,12 +179,19 @@ class AnswerReader(ExchangeEvents):
         self.verdict.outcome = "bad" if isinstance(error, BadResponse) else "lost"
 
 
-def read_answer(pieces: list[bytes], *, is_head: bool = False, end: str = "") -> AnswerVerdict:
-    """Let a connection to a node read ``pieces``, and the end of the stream if there is one."""
+def read_answer(
+    pieces: list[bytes], *, is_head: bool = False, end: str = "", as_chunks: bool = False
+) -> AnswerVerdict:
+    """Let a connection to a node read ``pieces``, and the end of the stream if there is one.
+
+    Args:
+        end: as in ``AnswerCase``.
+        as_chunks: the body goes to the client in chunks.
+    """
     owner = Owner()
     connection = NodeConnection(owner, None, ANSWER_LIMITS)
     connection.connection_made(FakeTransport())
-    reader = AnswerReader(connection, is_head=is_head)
+    reader = AnswerReader(connection, is_head=is_head, as_chunks=as_chunks)
     connection.start(reader, b"GET / HTTP/1.1\r\nhost: a\r\n\r\n", None, is_head)
     for piece in pieces:
         connection.data_received(piece)
