@@ -682,11 +682,11 @@ cpdef bytes joined(bytes first, bytes second):
 cpdef bytes numbered(bytes prefix, long long number):
     """``prefix`` and the decimal digits of ``number``, which is not negative."""
     cdef uint8_t spelled[20]
-    cdef Py_ssize_t digits = _put_number(spelled, number) - spelled
+    cdef Py_ssize_t width = _put_number(spelled, number) - spelled
     cdef Py_ssize_t size = PyBytes_GET_SIZE(prefix)
-    cdef bytes whole = PyBytes_FromStringAndSize(NULL, size + digits)
+    cdef bytes whole = PyBytes_FromStringAndSize(NULL, size + width)
     memcpy(PyBytes_AS_STRING(whole), PyBytes_AS_STRING(prefix), size)
-    memcpy(PyBytes_AS_STRING(whole) + size, spelled, digits)
+    memcpy(PyBytes_AS_STRING(whole) + size, spelled, width)
     return whole
 
 

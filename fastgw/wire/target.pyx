@@ -1,24 +1,27 @@
 """What a request may ask for, and of whom: the paths and the hosts that are accepted.
 
-Both are stricter than RFC 3986: what two readers could understand differently is refused.
+Both are stricter than RFC 3986: what two readers could understand differently is refused. What is
+checked is a part of a head: the byte behind it can be read, and is none that could belong to it.
 """
 
 from libc.stdint cimport uint8_t
 
 from ..errors import ProtocolError
 
-cdef uint8_t HOSTCHAR[256]  # 1: allowed in a host's name
+cdef uint8_t HOSTCHAR[256]   # 1: allowed in a host's name
+cdef uint8_t PLAINCHAR[256]  # 1: allowed in a path, and never the end of a segment or an encoding
 
 
-cdef void _fill_table() noexcept:
+cdef void _fill_tables() noexcept:
     cdef int c
     for c in range(256):
         HOSTCHAR[c] = 0
+        PLAINCHAR[c] = 0 if c <= 0x20 or c == c"%" or c == c"/" or c == c"?" else 1
     for c in b"abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-._":
         HOSTCHAR[c] = 1
 
 
-_fill_table()
+_fill_tables()
 
 
 cdef int check_host(const uint8_t *value, Py_ssize_t length) except -1:
@@ -37,7 +40,7 @@ cdef int check_host(const uint8_t *value, Py_ssize_t length) except -1:
             at += 1
         at = at + 1 if at < length and value[at] == c"]" else 0
     else:
-        while at < length and HOSTCHAR[value[at]]:
+        while HOSTCHAR[value[at]]:
             at += 1
     if at < length:
         port = digits(value + at + 1, length - at - 1) if value[at] == c":" and length - at <= 6 else 0
@@ -50,7 +53,11 @@ cdef int check_path(const uint8_t *path, Py_ssize_t length) except -1:
     """Refuse every spelling that a node could read as another path than the one routed by."""
     cdef Py_ssize_t i = 0, segment = 1
     cdef int high, low, code
-    while i < length:
+    while True:
+        while PLAINCHAR[path[i]]:
+            i += 1
+        if i >= length:
+            break
         if path[i] == c"%":
             high = hex_digit(path[i + 1]) if i + 2 < length else -1
             low = hex_digit(path[i + 2]) if i + 2 < length else -1
