@@ -31,7 +31,7 @@ quietly = { $(1); } >$(LOG) 2>&1 || { cat $(LOG) >&2; exit 1; }
 
 .DEFAULT_GOAL := build
 .DELETE_ON_ERROR:
-.PHONY: build run demo test test-pure soak lint bench bench-quick bench-peers gate debug clean FORCE
+.PHONY: build run demo test test-pure soak fuzz lint bench bench-quick bench-peers gate debug clean FORCE
 
 build: .build-stamp
 
@@ -47,6 +47,10 @@ test: build $(VENV)/.dev
 # What takes longer: workers killed twenty times under load, and the like.
 soak: build $(VENV)/.dev
 	@$(BIN)/python -m pytest -q -s -m long --timeout 600 $(TESTS) $(ARGS)
+
+# Ten minutes of inputs nobody would write, a line per goal: ARGS="--seconds 60 --seed 2 --only requests"
+fuzz: build $(VENV)/.dev
+	@PYTHONPATH=tests $(BIN)/python -m fuzz $(ARGS)
 
 # The same tests on the interpreted sources: they are the oracle of the compiled ones.
 test-pure: build $(VENV)/.dev

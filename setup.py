@@ -19,6 +19,7 @@ COMPILED = (
     "fastgw/llm/body.py",
     "fastgw/llm/sse.py",
     "fastgw/llm/usage.py",
+    "fastgw/wire/target.pyx",
     "fastgw/wire/head.pyx",
     "fastgw/wire/framing.pyx",
     "fastgw/wire/outlet.pyx",

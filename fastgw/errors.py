@@ -98,6 +98,15 @@ class NoNodeFits(ClientError):
     code = "unsupported_by_providers"
 
 
+class TooManyConnections(ClientError):
+    """This client has as many connections open as one client may have."""
+
+    status = 429
+    code = "gateway_limit"
+    kind = "rate_limit_error"
+    closes = True
+
+
 class NoRoute(ClientError):
     """No route matches this method, host and path."""
 

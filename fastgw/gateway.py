@@ -148,10 +148,12 @@ class Gateway:
         self.listener = Listener(
             self.dispatcher.accept,
             self.dispatcher.refuse,
-            limits=Limits(16 * 1024, process.max_head_bytes, process.max_fields),
+            limits=Limits(process.max_line_bytes, process.max_head_bytes, process.max_fields),
             max_connections=process.max_connections,
+            max_connections_per_client=process.max_connections_per_client,
             head_timeout_s=process.head_timeout_s,
             body_stall_s=process.body_stall_s,
+            min_body_rate=process.min_body_rate,
             keepalive_s=process.keepalive_s,
         )
         listen = process.listen or self.settings.listen
@@ -179,8 +181,7 @@ class Gateway:
 
     def _sweep(self, now: float) -> None:
         self.exchanges.sweep(now)
-        for listener in self.server.listeners:
-            listener.sweep(now)
+        self.server.sweep(now)
         assert self.generation is not None
         for pool in self.generation.pools.values():
             pool.sweep(now)
@@ -307,7 +308,10 @@ class Gateway:
         self.generation = generation
         self.dispatcher.table = generation.table
         self.dispatcher.errors_like_apisix = config.profile is Profile.APISIX
-        fixed = ("listen", "admin", "max_connections", "max_head_bytes", "max_fields", "keepalive_s")
+        fixed = (
+            *("listen", "admin", "max_connections", "max_connections_per_client"),
+            *("max_line_bytes", "max_head_bytes", "max_fields", "min_body_rate", "keepalive_s"),
+        )
         if changed := [n for n in fixed if getattr(config.process, n) != getattr(self._config.process, n)]:
             logger.warning("changed, and in force after a restart only: %s", ", ".join(changed))
         if (self.certificate is None) != (tls is None):
@@ -445,6 +449,8 @@ class Gateway:
             "timers": set_timers(),
             "exchanges": len(self.exchanges.live),
             "client_connections": self.server.clients(),
+            "accept_pauses": self.server.pauses,
+            "idle_evicted": sum({id(item): item.evicted for item in self.server.listeners}.values()),
             "node_connections": {
                 name: sum(pool.counts()[name] for pool in pools) for name in ("idle", "busy", "dialling")
             },

@@ -6,23 +6,27 @@ import asyncio
 import errno
 import logging
 import os
+import resource
 import signal
 import socket
 import ssl
 import stat
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass
+from functools import partial
 from time import monotonic
 from typing import Any
 
 from .errors import ConfigError, FastgwError
-from .wire.client_connection import Listener
+from .wire.client_connection import ClientState, Listener
 
 logger = logging.getLogger("fastgw.server")
 
 BACKLOG = 4096
 LATE_S = 0.5  # a tick that comes later than this judges nothing
+RESERVED_DESCRIPTORS = 64  # for nodes, names, files and a reload; never for further clients
+SAY_S = 10.0  # how often a pause is said in the log, at most
 SEND_BUFFER_BYTES = 128 * 1024  # of one client connection in the kernel, or a slow one hides megabytes
 
 
@@ -261,18 +265,83 @@ class Ticker:
                 sweep(now)
 
 
+def descriptor_limit() -> int:
+    """The highest number that a client's descriptor should have: some are kept for everything else."""
+    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return (1 << 30) if soft == resource.RLIM_INFINITY else soft - min(RESERVED_DESCRIPTORS, soft // 4)
+
+
+def _has_descriptors(sock: socket.socket, highest: int) -> bool:
+    """Would the next descriptor, which a client would get, have a number that is not too high?"""
+    try:
+        with sock.dup() as probe:
+            return probe.fileno() <= highest
+    except OSError:
+        return False
+
+
 @dataclass(slots=True)
 class _Listening:
-    """One address that is listened on."""
+    """One address that is listened on.
 
-    server: asyncio.Server
+    What accepts is a copy of ``sock``: while it is closed, accepting is paused, and new connections
+    wait in the kernel's queue.
+    """
+
+    sock: socket.socket
+    accept_on: Callable[[socket.socket], Awaitable[asyncio.Server]]
     listener: Listener
     address: Address
     outlasts_drain: bool
     is_inherited: bool  # others listen at the same place, and go on
+    server: asyncio.Server | None = None  # None: paused
+    resuming: asyncio.Task[None] | None = None
+    is_closed: bool = False
+
+    async def accept(self, copy: socket.socket) -> None:
+        try:
+            server = await self.accept_on(copy)
+        except BaseException:
+            copy.close()
+            raise
+        if self.is_closed:
+            server.close()
+        else:
+            self.server = server
+
+    def pause(self) -> bool:
+        """Accept nothing more for now; False if it does not anyhow."""
+        server, self.server = self.server, None
+        if server is not None:
+            server.close()
+        return server is not None
+
+    def resume(self, now: float) -> None:
+        """Accept again if there is room; idle connections make some."""
+        if self.server is not None or self.is_closed or (self.resuming and not self.resuming.done()):
+            return
+        listener = self.listener
+        # (What was closed a moment ago is still among them until the loop has turned.)
+        taken = sum(connection.state != ClientState.CLOSED for connection in listener.connections)
+        while taken >= listener.max_connections:
+            if not listener.evict(now):
+                return
+            taken -= 1
+        try:
+            copy = self.sock.dup()
+        except OSError:  # there is no descriptor left
+            listener.evict(now)
+            return
+        if not _has_descriptors(copy, listener.max_descriptor):
+            copy.close()
+            listener.evict(now)
+            return
+        self.resuming = asyncio.get_running_loop().create_task(self.accept(copy))
 
     def close(self) -> None:
-        self.server.close()
+        self.is_closed = True
+        self.pause()
+        self.sock.close()
         self.listener.drain()
         if not self.is_inherited:
             remove_path(self.address)
@@ -288,6 +357,8 @@ class Server:
     def __init__(self, inherited: Iterable[tuple[Address, socket.socket]] = ()) -> None:
         self._inherited = list(inherited)
         self._listening: list[_Listening] = []
+        self.pauses = 0
+        self._said_at = 0.0
 
     @property
     def listeners(self) -> list[Listener]:
@@ -321,16 +392,27 @@ class Server:
                 "ssl_handshake_timeout": certificate.HANDSHAKE_S,
                 "ssl_shutdown_timeout": certificate.CLOSING_S,
             }
-        if sock.family == socket.AF_UNIX:
-            # The path is removed by who made it, not by every process that stops listening there.
-            if sys.version_info >= (3, 13):
-                options["cleanup_socket"] = False
-            server = await loop.create_unix_server(listener.make_connection, sock=sock, **options)
-        else:
-            server = await loop.create_server(listener.make_connection, sock=sock, backlog=BACKLOG, **options)
-            if address.fd < 0:
-                address = Address(host=address.host, port=sock.getsockname()[1])
-        self._listening.append(_Listening(server, listener, address, outlasts_drain, is_inherited))
+        is_unix = sock.family == socket.AF_UNIX
+        # The path is removed by who made it, not by every process that stops listening there.
+        if is_unix and sys.version_info >= (3, 13):
+            options["cleanup_socket"] = False
+
+        def accept_on(copy: socket.socket) -> Awaitable[asyncio.Server]:
+            if is_unix:
+                return loop.create_unix_server(listener.make_connection, sock=copy, **options)
+            return loop.create_server(listener.make_connection, sock=copy, backlog=BACKLOG, **options)
+
+        if not is_unix and address.fd < 0:
+            address = Address(host=address.host, port=sock.getsockname()[1])
+        listening = _Listening(sock, accept_on, listener, address, outlasts_drain, is_inherited)
+        try:
+            await listening.accept(sock.dup())
+        except BaseException:
+            sock.close()
+            raise
+        listener.max_descriptor = descriptor_limit()
+        listener.on_full = partial(self._pause, listener)
+        self._listening.append(listening)
         return address
 
     def _take_inherited(self, address: Address) -> socket.socket | None:
@@ -340,6 +422,29 @@ class Server:
                 del self._inherited[index]
                 return sock
         return None
+
+    def _pause(self, listener: Listener) -> None:
+        """A listener has no room: let new connections wait where they cost nothing."""
+        paused = [item.pause() for item in self._listening if item.listener is listener]
+        if any(paused):
+            self.pauses += 1
+            now = monotonic()
+            if now - self._said_at >= SAY_S:
+                self._said_at = now
+                logger.warning("no room for more than %d connections: others wait", len(listener.connections))
+
+    @property
+    def is_paused(self) -> bool:
+        """Do new connections wait at any address?"""
+        return any(item.server is None and not item.is_closed for item in self._listening)
+
+    def sweep(self, now: float) -> None:
+        """Close what has waited too long, and accept again where there is room again."""
+        for listener in {id(item.listener): item.listener for item in self._listening}.values():
+            listener.sweep(now)
+        for item in self._listening:
+            if item.server is None:
+                item.resume(now)
 
     def stop_accepting(self) -> None:
         """Close the listening sockets; connections go on and close after their answers."""

@@ -1,7 +1,8 @@
 """A gateway in a process of its own: ``python gateway_process.py JSON``.
 
 The argument is an object with ``config`` (a file), ``connect_to`` and ``ca_file`` of the simulation,
-and maybe ``access_log`` and ``drain_s``. When it listens it prints one line of JSON with its ports.
+and maybe ``access_log``, ``drain_s`` and ``nofile`` (how many descriptors it may have). When it
+listens it prints one line of JSON with its ports.
 SIGTERM drains and ends it; the end of its standard input ends it at once, so that it never outlives
 the test.
 """
@@ -11,6 +12,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -46,6 +48,11 @@ class Process:
     def open_files(self) -> int:
         return len(os.listdir(f"/proc/{self.pid}/fd"))
 
+    def cpu_s(self) -> float:
+        """Seconds of processor time it has used."""
+        fields = Path(f"/proc/{self.pid}/stat").read_text().rpartition(") ")[2].split()
+        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
     def resident_bytes(self) -> int:
         fields = Path(f"/proc/{self.pid}/statm").read_text().split()
         return int(fields[1]) * os.sysconf("SC_PAGE_SIZE")
@@ -78,6 +85,8 @@ async def serve(options: dict[str, Any]) -> None:
     def configuration() -> Any:
         return load(options["config"], env=options.get("env", {}))
 
+    if "nofile" in options:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (options["nofile"], options["nofile"]))
     log = AccessLog(options["access_log"], "json") if options.get("access_log") else None
     gateway = Gateway(
         configuration(),

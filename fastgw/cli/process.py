@@ -390,11 +390,14 @@ def settled(config: Config, running: ProcessConfig) -> Config:
 _PROCESS = ("listen", "admin", "admin_token", "workers", "access_log", "log_format", "connect_to")
 # Limits that the listeners took over when they were made.
 _LISTENER = (
+    "max_line_bytes",
     "max_head_bytes",
     "max_fields",
     "max_connections",
+    "max_connections_per_client",
     "head_timeout_s",
     "body_stall_s",
+    "min_body_rate",
     "keepalive_s",
 )
 

@@ -286,11 +286,14 @@ class ProcessConfig:
     hold_total_bytes: int = 256 * 1024 * 1024
     max_body_bytes: int = 64 * 1024 * 1024
     hold_answer_bytes: int = 1024 * 1024
+    max_line_bytes: int = 16 * 1024
     max_head_bytes: int = 32 * 1024
     max_fields: int = 100
     max_connections: int = 10_000
+    max_connections_per_client: int = 0  # 0: no limit
     head_timeout_s: float = 10.0
     body_stall_s: float = 30.0
+    min_body_rate: int = 256  # bytes a second
     keepalive_s: float = 75.0
     allow_unauthenticated: bool = False
     response_headers: bool = True  # x-fastgw-upstream and its kin

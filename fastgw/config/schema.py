@@ -593,11 +593,18 @@ _PROCESS = _object(
         "hold_total_bytes": _bytes("all held bodies together", 256 * 2**20),
         "max_body_bytes": _bytes("larger request bodies get 413", 64 * 2**20),
         "hold_answer_bytes": _bytes("a non-streamed answer up to this size is held until it is whole", 2**20),
+        "max_line_bytes": _bytes("longer request lines get 414", 16 * 2**10),
         "max_head_bytes": _bytes("larger request heads get 431", 32 * 2**10),
         "max_fields": _integer(8, 10_000, "header fields of a request", default=100),
         "max_connections": _integer(1, 10_000_000, "client connections at a time", default=10_000),
+        "max_connections_per_client": _integer(
+            0, 10_000_000, "of one client address at a time; 0: no limit", default=0
+        ),
         "head_timeout": _seconds("a client may take for its request head", default=10),
         "body_stall": _seconds("a client may send no byte of its body", default=30),
+        "min_body_rate": _integer(
+            0, 2**30, "bytes a second, over 30 seconds, below which a body gets 408; 0: any", default=256
+        ),
         "keepalive": _seconds("an idle client connection is kept", or_zero=True, default=75),
         "allow_unauthenticated": _flag("serve clients of other machines without a key", default=False),
         "response_headers": _flag("add x-fastgw-upstream and its kin to answers", default=True),

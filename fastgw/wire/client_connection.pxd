@@ -11,13 +11,22 @@ cdef class Listener:
     cdef public object refuse
     cdef public Limits limits
     cdef public Py_ssize_t max_connections
+    cdef public Py_ssize_t crowded_at
+    cdef public Py_ssize_t max_connections_per_client
     cdef public double head_timeout_s
     cdef public double body_stall_s
+    cdef public long long min_body_rate
     cdef public double keepalive_s
     cdef public set connections
+    cdef public object on_full
+    cdef public Py_ssize_t max_descriptor
     cdef public bint is_draining
     cdef public long long accepted
     cdef public long long refused_connections
+    cdef public long long evicted
+    cdef public dict _per_client
+    cdef public list _idle
+    cdef public double _sorted_at
 
 
 cdef class _Base:
@@ -44,7 +53,10 @@ cdef class ClientConnection(_Base):
     cdef public bint reading_stopped
     cdef public bint answer_begun
     cdef public Py_ssize_t unsent
+    cdef public double rate_due
+    cdef public long long rate_bytes
     cdef public str address
+    cdef public bint is_counted
 
     cdef _keep_for_later(self, bytes data)
     @cython.locals(
@@ -56,6 +68,7 @@ cdef class ClientConnection(_Base):
     cdef bytes _plain_head(self)
     @cython.locals(framer=BodyFramer, end=Py_ssize_t, complete=bint, exchange=ExchangeEvents)
     cdef _read_body(self, bytes data, Py_ssize_t start)
+    cdef bint _is_too_slow(self) except -1
     cdef _refuse(self, error)
     @cython.locals(unsent=Py_ssize_t)
     cpdef on_deadline(self, double now)

@@ -18,7 +18,7 @@ from typing import Any
 
 import httptools
 
-from ..errors import ClientError, ClientTimeout, ProtocolError
+from ..errors import ClientError, ClientTimeout, ProtocolError, TooManyConnections
 from .events import ExchangeEvents
 from .framing import BodyFramer
 from .head import CHUNKED_BODY, Limits, RequestHead, joined, part, scan_request
@@ -28,6 +28,9 @@ PIPELINE_BYTES = 64 * 1024  # of further requests, read while one is being answe
 LINGER_BYTES = 256 * 1024  # of a refused body, read so that the client can read its answer
 LINGER_S = 1.0
 FLUSH_S = 30.0  # a client that has taken nothing of the end of its answer for so long is cut off
+RATE_WINDOW_S = 30.0  # a body's rate is averaged over
+PRESSURE = 0.8  # of all connections: beyond it each new one costs the one that was idle for longest
+SORT_S = 0.25  # how often the idle ones are sorted by age, at most
 WRITE_HIGH = 64 * 1024
 WRITE_LOW = 16 * 1024
 
@@ -63,25 +66,72 @@ class Listener:
         *,
         limits: Limits | None = None,
         max_connections: int = 10_000,
+        max_connections_per_client: int = 0,
         head_timeout_s: float = 10.0,
         body_stall_s: float = 30.0,
+        min_body_rate: int = 256,
         keepalive_s: float = 75.0,
     ) -> None:
         self.accept = accept
         self.refuse = refuse
         self.limits = limits or Limits()
         self.max_connections = max_connections
+        self.crowded_at = int(max_connections * PRESSURE)
+        self.max_connections_per_client = max_connections_per_client
         self.head_timeout_s = head_timeout_s
         self.body_stall_s = body_stall_s
+        self.min_body_rate = min_body_rate
         self.keepalive_s = keepalive_s
         self.connections: set[ClientConnection] = set()
+        self.on_full: Callable[[], None] | None = None  # called when no further connection has room
+        self.max_descriptor = 1 << 30  # a connection with a higher number fills the listener, too
         self.is_draining = False
         self.accepted = 0
         self.refused_connections = 0
+        self.evicted = 0
+        self._per_client: dict[str, int] = {}
+        self._idle: list[tuple[float, ClientConnection]] = []  # deadlines and who has them, oldest last
+        self._sorted_at = 0.0
 
     def make_connection(self) -> ClientConnection:
         """The protocol factory for ``loop.create_server``."""
         return ClientConnection(self)
+
+    def evict(self, now: float) -> bool:
+        """Close the connection that has been idle between requests for longest; False: none is.
+
+        One on which nothing was ever asked is not idle: its first request may be on its way.
+        """
+        if not self._idle and now - self._sorted_at >= SORT_S:
+            self._sorted_at = now
+            self._idle = [(c.deadline, c) for c in self.connections if c.state == _IDLE and c.requests]
+            self._idle.sort(key=lambda entry: -entry[0])
+        while self._idle:
+            deadline, connection = self._idle.pop()
+            if connection.state == _IDLE and connection.deadline == deadline:
+                self.evicted += 1
+                if connection.outlet.unsent():
+                    connection.abort()  # it has not even read its last answer, and could hold on for long
+                else:
+                    connection.close()
+                return True
+        return False
+
+    def admits(self, address: str) -> bool:
+        """Count one more connection of a client, unless it has its share."""
+        count = self._per_client.get(address, 0)
+        if count >= self.max_connections_per_client:
+            return False
+        self._per_client[address] = count + 1
+        return True
+
+    def dismiss(self, address: str) -> None:
+        """A connection that was counted is gone."""
+        count = self._per_client[address] - 1
+        if count:
+            self._per_client[address] = count
+        else:
+            del self._per_client[address]
 
     def sweep(self, now: float) -> None:
         """Close what has waited too long. Called a few times a second."""
@@ -131,7 +181,10 @@ class ClientConnection(_Base, asyncio.Protocol):
         self.reading_stopped = False
         self.answer_begun = False
         self.unsent = 0
+        self.rate_due = 0.0  # when the rate of the body is judged
+        self.rate_bytes = 0  # of the body since RATE_WINDOW_S before that
         self.address = ""
+        self.is_counted = False  # among its client's connections
 
     def __repr__(self) -> str:
         return f"<ClientConnection {ClientState(self.state).name.lower()} requests={self.requests}>"
@@ -143,15 +196,31 @@ class ClientConnection(_Base, asyncio.Protocol):
         self.transport = transport
         self.outlet = Outlet(transport)
         listener.accepted += 1
-        if len(listener.connections) >= listener.max_connections:
-            listener.refused_connections += 1
-            self.state = _CLOSED
-            transport.abort()
-            return
+        now = monotonic()
+        if len(listener.connections) >= listener.crowded_at:
+            has_room = listener.evict(now) or len(listener.connections) < listener.max_connections
+            if not has_room:
+                listener.refused_connections += 1
+                self.state = _CLOSED
+                transport.abort()
+                return
         transport.set_write_buffer_limits(WRITE_HIGH, WRITE_LOW)
         self.parser = httptools.HttpRequestParser(self)
-        self.deadline = monotonic() + listener.head_timeout_s
+        self.deadline = now + listener.head_timeout_s
         listener.connections.add(self)
+        if listener.on_full is not None and (
+            len(listener.connections) >= listener.max_connections
+            or _descriptor(transport) > listener.max_descriptor
+        ):
+            listener.on_full()
+        if listener.max_connections_per_client:
+            address = self.peer_address()
+            if address != "unix":
+                self.is_counted = listener.admits(address)
+                if not self.is_counted:
+                    listener.refused_connections += 1
+                    self.read_at = now
+                    self._refuse(TooManyConnections())
 
     def peer_address(self) -> str:
         """The client's address, without its port; "unix" for a local socket."""
@@ -164,6 +233,9 @@ class ClientConnection(_Base, asyncio.Protocol):
         self.state = _CLOSED
         self.deadline = 1e18
         self.listener.connections.discard(self)
+        if self.is_counted:
+            self.is_counted = False
+            self.listener.dismiss(self.address)
         self.outlet.lost()
         self.parser = None  # it refers back to this object
         self.buffer = b""
@@ -281,6 +353,8 @@ class ClientConnection(_Base, asyncio.Protocol):
                 exchange.on_request_read(data, start, end, True)
         elif self.state == _BODY:
             self.deadline = self.read_at + self.listener.body_stall_s
+            self.rate_due = self.read_at + RATE_WINDOW_S
+            self.rate_bytes = 0
             if exchange is not None and start < end:
                 exchange.on_request_read(data, start, end, False)
             if end < len(data):
@@ -337,9 +411,22 @@ class ClientConnection(_Base, asyncio.Protocol):
                 self._keep_for_later(part(data, end, len(data)))
         else:
             self.deadline = self.read_at + self.listener.body_stall_s
+            self.rate_bytes += end - start
+            if self.read_at >= self.rate_due and self._is_too_slow():
+                return
         exchange = self.exchange  # a reference of our own: the call may end the exchange
         if exchange is not None:
             exchange.on_request_read(data, start, end, complete)
+
+    def _is_too_slow(self) -> bool:
+        """Judge the rate at which the body came; True: it was refused."""
+        took_s = self.read_at - self.rate_due + RATE_WINDOW_S
+        if self.rate_bytes < self.listener.min_body_rate * took_s:
+            self._refuse(ClientTimeout())
+            return True
+        self.rate_due = self.read_at + RATE_WINDOW_S
+        self.rate_bytes = 0
+        return False
 
     def _refuse(self, error: ClientError) -> None:
         """Answer a request that is not well formed, and close."""
@@ -392,7 +479,10 @@ class ClientConnection(_Base, asyncio.Protocol):
     def go_on_reading(self) -> None:
         """Take more of the request body. What stopped for a pipeline goes on by itself."""
         if self.state == _BODY and self.reading_stopped:
-            self.deadline = monotonic() + self.listener.body_stall_s
+            now = monotonic()
+            self.deadline = now + self.listener.body_stall_s
+            self.rate_due = now + RATE_WINDOW_S  # while we took nothing nobody was slow
+            self.rate_bytes = 0
             self._read_on()
 
     def _read_on(self) -> None:
@@ -496,3 +586,9 @@ class ClientConnection(_Base, asyncio.Protocol):
         poll = select.poll()
         poll.register(sock.fileno(), select.POLLRDHUP | select.POLLHUP | select.POLLERR)
         return bool(poll.poll(0))
+
+
+def _descriptor(transport: Any) -> int:
+    """The number of a connection's descriptor: the lowest that was free, so it says how many are taken."""
+    sock = transport.get_extra_info("socket")
+    return sock.fileno() if sock is not None else -1

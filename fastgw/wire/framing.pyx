@@ -8,7 +8,8 @@ from cpython.mem cimport PyMem_Free, PyMem_Malloc, PyMem_Realloc
 from libc.stdint cimport uint8_t
 from libc.string cimport memcpy
 
-from .head cimport CHUNKED_BODY, NO_BODY, TCHAR, UNTIL_CLOSE, VCHAR, hex_digit, part
+from .head cimport CHUNKED_BODY, NO_BODY, TCHAR, UNTIL_CLOSE, VCHAR, part
+from .target cimport hex_digit
 
 cdef enum:
     CHUNK_SIZE
@@ -138,7 +139,7 @@ cdef class BodyFramer:
                     raise ValueError("a chunk without a size")
                 elif c == c"\r":
                     self._state = CHUNK_SIZE_LF
-                elif c == c";" or c == c" " or c == c"\t":
+                elif c == c";":
                     self._state = CHUNK_EXTENSION
                     self.is_verbatim = False
                 else:

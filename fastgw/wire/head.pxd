@@ -113,8 +113,6 @@ cpdef enum:
 cdef uint8_t TCHAR[256]
 cdef uint8_t VCHAR[256]
 
-cdef int hex_digit(uint8_t c) noexcept
-
 cpdef bytes part(bytes data, Py_ssize_t start, Py_ssize_t end)
 cpdef bytes joined(bytes first, bytes second)
 cpdef bytes numbered(bytes prefix, long long number)

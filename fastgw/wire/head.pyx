@@ -13,10 +13,12 @@ from libc.stdint cimport uint64_t
 from libc.string cimport memchr, memcmp, memcpy
 
 from ..errors import BadResponse, ProtocolError
+from .target cimport check_host, check_path, digits
 
 cdef enum:
     SHARED_BYTES = 2048  # of a body that may stay in memory with its head
     MAX_NAME_BYTES = 256  # of one field's name
+    MAX_METHOD_BYTES = 32
     MAX_FILTER_NAMES = 255
 
 # --- Character classes ------------------------------------------------------------------------
@@ -24,7 +26,6 @@ cdef enum:
 # (Those that the .pxd declares: TCHAR, the lower-case letter of a token character, else 0, as in
 # RFC 9110, 5.6.2; VCHAR, 1 for what is allowed in a field value.)
 cdef uint8_t TARGET[256]    # 1: allowed in a request target
-cdef uint8_t HOSTCHAR[256]  # 1: allowed in Host
 
 
 cdef void _fill_tables() noexcept:
@@ -33,18 +34,13 @@ cdef void _fill_tables() noexcept:
         TCHAR[c] = 0
         VCHAR[c] = 1 if (c >= 0x20 and c != 0x7F) or c == 0x09 else 0
         TARGET[c] = 1 if 0x21 <= c <= 0x7E else 0
-        HOSTCHAR[c] = 0
     for c in range(ord("a"), ord("z") + 1):
         TCHAR[c] = c
         TCHAR[c - 32] = c
-        HOSTCHAR[c] = HOSTCHAR[c - 32] = 1
     for c in range(ord("0"), ord("9") + 1):
         TCHAR[c] = c
-        HOSTCHAR[c] = 1
     for c in b"!#$%&'*+-.^_`|~":
         TCHAR[c] = c
-    for c in b"-._:[]~%":
-        HOSTCHAR[c] = 1
     for c in b"\"<>\\^`{|}#":
         TARGET[c] = 0
 
@@ -82,19 +78,6 @@ cdef inline Py_ssize_t value_end(const uint8_t *raw, Py_ssize_t at, Py_ssize_t e
     while VCHAR[raw[at]]:
         at += 1
     return at
-
-
-cdef inline long long digits(const uint8_t *text, Py_ssize_t length) noexcept:
-    """The number that 1 to 18 plain digits spell, else -1."""
-    cdef long long value = 0
-    cdef Py_ssize_t i
-    if length < 1 or length > 18:
-        return -1
-    for i in range(length):
-        if text[i] < 48 or text[i] > 57:
-            return -1
-        value = value * 10 + (text[i] - 48)
-    return value
 
 
 # --- Limits and filters -----------------------------------------------------------------------
@@ -337,7 +320,7 @@ cdef int _framing(Head head, bint is_request) except -1:
                 if host_seen:
                     raise _bad(True, "more than one Host field")
                 host_seen = True
-                _check_host(value, value_len)
+                check_host(value, value_len)
                 request.host = value[:value_len]
                 head.fields[i].drop = 1
         elif length == 14:
@@ -351,7 +334,7 @@ cdef int _framing(Head head, bint is_request) except -1:
         elif length == 17:
             if same(name, length, "transfer-encoding", 17):
                 if head.is_chunked or not same(value, value_len, "chunked", 7):
-                    raise _bad(is_request, "a Transfer-Encoding other than chunked", 501, "not_implemented")
+                    raise _other_coding(head, is_request)
                 head.is_chunked = True
                 head.fields[i].drop = 1
         elif length == 10:
@@ -373,79 +356,78 @@ cdef int _framing(Head head, bint is_request) except -1:
                     raise _bad(True, "an unknown Expect", 417, "expectation_failed")
                 request.expects_continue = head.minor_version == 1
                 head.fields[i].drop = 1
-        elif length == 2:
-            if same(name, length, "te", 2):
-                head.fields[i].drop = 1
-        elif length == 16:
-            if same(name, length, "proxy-connection", 16):
-                head.fields[i].drop = 1
-        elif length == 18:
-            if same(name, length, "proxy-authenticate", 18):
-                head.fields[i].drop = 1
-        elif length == 19:
-            if same(name, length, "proxy-authorization", 19):
+        elif length == 12:
+            # Whoever passes such an OPTIONS on has to count; answering it here is allowed too.
+            if is_request and same(name, length, "max-forwards", 12) and request.method == b"OPTIONS":
+                raise _bad(True, "an OPTIONS request with Max-Forwards", 501, "not_implemented")
+        elif length == 2 or length == 16 or length == 18 or length == 19:
+            if (
+                same(name, length, "te", 2) or same(name, length, "proxy-connection", 16)
+                or same(name, length, "proxy-authenticate", 18)
+                or same(name, length, "proxy-authorization", 19)
+            ):
                 head.fields[i].drop = 1
     if head.is_chunked:
         if head.content_length >= 0:
             raise _bad(is_request, "both Content-Length and Transfer-Encoding")
         if head.minor_version == 0:
             raise _bad(is_request, "Transfer-Encoding in HTTP/1.0")
-    if is_request and not host_seen and head.minor_version == 1:
-        raise _bad(True, "no Host field")
+    if is_request:
+        if not host_seen and head.minor_version == 1:
+            raise _bad(True, "no Host field")
+        if request.expects_continue and not head.is_chunked and head.content_length <= 0:
+            request.expects_continue = False  # there is nothing to continue with
     head.keep_alive = not close and (head.minor_version == 1 or keep)
     return 0
 
 
-cdef int _check_host(const uint8_t *value, Py_ssize_t length) except -1:
-    cdef Py_ssize_t i
-    if length > 255:
-        raise _bad(True, "a Host that is too long")
-    for i in range(length):
-        if not HOSTCHAR[value[i]]:
-            raise _bad(True, "a Host that is not valid")
-    return 0
+cdef object _other_coding(Head head, bint is_request):
+    """The error for Transfer-Encoding fields that are not one that says just ``chunked``.
+
+    Where chunked is the last coding and stands once, the message could be read by one who knew the
+    others; in any other order nobody knows where it ends (RFC 9112, 6.1 and 6.3).
+    """
+    codings = [
+        coding.strip(b" \t").lower()
+        for name, value in head.items() if name == b"transfer-encoding"
+        for coding in value.split(b",")
+    ]
+    if codings[len(codings) - 1] == b"chunked" and codings.count(b"chunked") == 1:
+        return _bad(is_request, "a Transfer-Encoding other than chunked", 501, "not_implemented")
+    return _bad(is_request, "a Transfer-Encoding that does not end in chunked")
 
 
-cdef int hex_digit(uint8_t c) noexcept:
-    """The value of a hexadecimal digit, or -1."""
-    if 48 <= c <= 57:
-        return c - 48
-    c |= 32
-    if 97 <= c <= 102:
-        return c - 87
-    return -1
+cdef Py_ssize_t _absolute(RequestHead head, const uint8_t *target, Py_ssize_t length) except -1:
+    """Read the scheme and authority of a target in absolute form; returns the offset behind them.
+
+    The authority becomes ``head.host``. A target without a path is rewritten here.
+    """
+    cdef Py_ssize_t start, at
+    if length >= 7 and same(target, 4, "http", 4) and memcmp(target + 4, b"://", 3) == 0:
+        start = 7
+    elif length >= 8 and same(target, 5, "https", 5) and memcmp(target + 5, b"://", 3) == 0:
+        start = 8
+    else:
+        raise _bad(True, "a request target that is not a path")
+    at = start
+    while at < length and target[at] != c"/" and target[at] != c"?":
+        at += 1
+    check_host(target + start, at - start)
+    head.host = target[start:at]
+    if at == length or target[at] == c"?":
+        if head.method == b"OPTIONS":
+            raise _bad(True, "a request target that is not a path")
+        head.target = b"/" + target[at:length]
+        head.path = b"/"
+    return at
 
 
-cdef int _check_path(const uint8_t *path, Py_ssize_t length) except -1:
-    """Refuse every spelling that a node could read as another path than the one routed by."""
-    cdef Py_ssize_t i = 0, segment = 1
-    cdef int high, low, code
-    while i < length:
-        if path[i] == c"%":
-            high = hex_digit(path[i + 1]) if i + 2 < length else -1
-            low = hex_digit(path[i + 2]) if i + 2 < length else -1
-            if high < 0 or low < 0:
-                raise _bad(True, "a path with a broken percent-encoding")
-            code = high * 16 + low
-            if code < 0x20 or code == 0x7F or code == c"/" or code == c"\\" or code == c".":
-                raise _bad(True, "a path with an encoded character that is not allowed")
-        elif path[i] == c"/" and i > 0:
-            _check_segment(path + segment, i - segment, False)
-            segment = i + 1
-        i += 1
-    _check_segment(path + segment, length - segment, True)
-    return 0
-
-
-cdef int _check_segment(const uint8_t *segment, Py_ssize_t length, bint is_last) except -1:
-    cdef Py_ssize_t dots = 0
-    if length == 0 and not is_last:
-        raise _bad(True, "a path with an empty segment")
-    while dots < length and segment[dots] == c".":
-        dots += 1
-    # Some servers cut a segment's parameters off before they resolve it: "..;x".
-    if (dots == 1 or dots == 2) and (dots == length or segment[dots] == c";"):
-        raise _bad(True, "a path with dot segments")
+cdef int _framing_of_absolute(RequestHead head) except -1:
+    """``_framing`` where the target names the host too: Host must say the same."""
+    cdef bytes authority = head.host
+    _framing(head, True)
+    if head.host.lower() != authority.lower():
+        raise _bad(True, "a Host that is not the request target's")
     return 0
 
 
@@ -524,10 +506,10 @@ cpdef RequestHead scan_request(bytes data, Py_ssize_t start, Limits limits):
     at = 0
     while TCHAR[text[at]]:
         at += 1
-    if at == 0 or at > 32 or text[at] != c" ":
+    if at == 0 or text[at] != c" ":
         raise _bad(True, "a malformed request line")
     head.method = _method(text, at)
-    if same(text, at, "connect", 7) or same(text, at, "trace", 5):
+    if at > MAX_METHOD_BYTES or same(text, at, "connect", 7) or same(text, at, "trace", 5):
         # A tunnel is not offered, and what a node echoes would hold the keys we sent to it.
         raise _bad(True, "a method that is not supported", 501, "not_implemented")
     space = at + 1
@@ -545,14 +527,21 @@ cpdef RequestHead scan_request(bytes data, Py_ssize_t start, Limits limits):
         raise _bad(True, "a malformed request line")
     head.minor_version = text[at + 8] - 48
     if text[space] != c"/":
-        raise _bad(True, "a request target that is not a path")
-    head.target = PyBytes_FromStringAndSize(<const char *>text + space, length)
-    found = <const uint8_t *>memchr(text + space, c"?", length)
-    query = found - (text + space) if found != NULL else length
-    head.path = head.target if query == length else part(head.raw, space, space + query)
-    _check_path(text + space, query)
+        at = _absolute(head, text + space, length)
+        space += at
+        length -= at
+    # (An absolute target may have no path: then it means the root, and has been rewritten.)
+    if head.target is None:
+        head.target = PyBytes_FromStringAndSize(<const char *>text + space, length)
+        found = <const uint8_t *>memchr(text + space, c"?", length)
+        query = found - (text + space) if found != NULL else length
+        head.path = head.target if query == length else part(head.raw, space, space + query)
+        check_path(text + space, query)
     _scan_fields(head, line, end - 2, limits.fields, True)
-    _framing(head, True)
+    if head.host is None:
+        _framing(head, True)
+    else:
+        _framing_of_absolute(head)
     head.is_head = head.method is _HEAD
     return head
 
@@ -693,11 +682,11 @@ cpdef bytes joined(bytes first, bytes second):
 cpdef bytes numbered(bytes prefix, long long number):
     """``prefix`` and the decimal digits of ``number``, which is not negative."""
     cdef uint8_t spelled[20]
-    cdef Py_ssize_t digits = _put_number(spelled, number) - spelled
+    cdef Py_ssize_t width = _put_number(spelled, number) - spelled
     cdef Py_ssize_t size = PyBytes_GET_SIZE(prefix)
-    cdef bytes whole = PyBytes_FromStringAndSize(NULL, size + digits)
+    cdef bytes whole = PyBytes_FromStringAndSize(NULL, size + width)
     memcpy(PyBytes_AS_STRING(whole), PyBytes_AS_STRING(prefix), size)
-    memcpy(PyBytes_AS_STRING(whole) + size, spelled, digits)
+    memcpy(PyBytes_AS_STRING(whole) + size, spelled, width)
     return whole
 
 

@@ -27,6 +27,7 @@ cdef class NodeConnection(_Base):
     cdef public long long served
     cdef public long long answer_bytes
     cdef public int interim
+    cdef public Py_ssize_t interim_bytes
     cdef public bint is_head_request
     cdef public bint request_complete
     cdef public object failure

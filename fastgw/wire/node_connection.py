@@ -25,6 +25,7 @@ from .tls import TlsSession
 WRITE_HIGH = 256 * 1024
 WRITE_LOW = 32 * 1024
 INTERIM_ANSWERS = 32  # 1xx heads swallowed before one answer
+INTERIM_BYTES = 64 * 1024  # of them all together
 PEEK_AFTER_S = 0.25  # idle for longer: look at the socket before it is used again
 
 
@@ -63,6 +64,7 @@ class NodeConnection(_Base, asyncio.Protocol):
         self.served = 0
         self.answer_bytes = 0
         self.interim = 0
+        self.interim_bytes = 0
         self.is_head_request = False
         self.request_complete = True
         self.failure: NodeError | None = None
@@ -226,6 +228,7 @@ class NodeConnection(_Base, asyncio.Protocol):
         self.is_head_request = is_head_request
         self.answer_bytes = 0
         self.interim = 0
+        self.interim_bytes = 0
         self.served += 1
         if body is None:
             self.send(head)
@@ -378,7 +381,8 @@ class NodeConnection(_Base, asyncio.Protocol):
             if head.status == 101:
                 raise BadResponse("the provider switched protocols unasked")
             self.interim += 1
-            if self.interim > INTERIM_ANSWERS:
+            self.interim_bytes += head.end - start
+            if self.interim > INTERIM_ANSWERS or self.interim_bytes > INTERIM_BYTES:
                 raise BadResponse("too many interim answers")
             start = head.end
         self.head = head

@@ -81,7 +81,6 @@ def test_chunks_cut_anywhere_give_the_same() -> None:
         ([b"3\r\nabc", b"\r\n2\r\nde\r\n", b"1\r\nf\r\n"], [False, False, True]),
         ([b"3\r\nabc\r\n2", b"\r\nde\r\n"], [False, False]),
         ([b"3;a\r\nabc\r\n", b"1\r\nf\r\n"], [False, True]),
-        ([b"3 \r\nabc\r\n"], [False]),
         ([b"3\r\nabc\r\n0\r\n", b"A: b\r\n\r\n"], [False, False]),
     ],
 )

@@ -410,6 +410,78 @@ def test_too_many_connections_are_refused() -> None:
     assert bench.listener.connections == {bench.connection}
 
 
+def test_a_crowd_closes_what_was_idle_for_longest(clock: Clock) -> None:
+    bench = Bench(answer_at_once, max_connections=5)
+    ends = [(bench.connection, bench.transport), *(bench.connect() for _ in range(3))]
+    for index in (2, 0, 1):  # nothing was ever asked on the last one
+        clock.now += 1.0
+        ends[index][0].data_received(GET)
+    for expected in (2, 0):
+        bench.connect()
+        assert [index for index, (_, transport) in enumerate(ends) if transport.calls] == [expected]
+        ends[expected][0].connection_lost(None)
+        ends[expected] = (ends[expected][0], FakeTransport())
+    assert bench.listener.evicted == 2 and bench.listener.refused_connections == 0
+
+
+def test_one_that_is_busy_again_is_not_taken_for_idle(clock: Clock) -> None:
+    bench = Bench(max_connections=3)
+    second, transport = bench.connect()
+    for connection in (bench.connection, second):
+        connection.data_received(GET)
+        bench.exchange.answer()
+        clock.now += 1.0
+    bench.connect()
+    assert bench.transport.calls == ["close"]
+    bench.connection.connection_lost(None)
+    second.data_received(GET)  # it was second in age when they were sorted
+    _, newest = bench.connect()
+    assert transport.is_open and newest.is_open
+    _, refused = bench.connect()
+    assert refused.calls == ["abort"] and bench.listener.refused_connections == 1
+
+
+def test_an_idle_client_that_reads_nothing_is_cut_off_to_make_room(clock: Clock) -> None:
+    bench = Bench(answer_at_once, max_connections=2)
+    bench.feed(GET)
+    bench.transport.unsent = 10
+    bench.connect()
+    assert bench.transport.calls == ["abort"]
+
+
+def test_a_listener_without_room_says_so(clock: Clock) -> None:
+    bench = Bench(max_connections=3)
+    said: list[str] = []
+    bench.listener.on_full = lambda: said.append("full")
+    bench.connect()
+    assert said == []
+    bench.connect()
+    assert said == ["full"]
+
+
+def test_a_client_has_its_share_of_connections() -> None:
+    bench = Bench(max_connections_per_client=2)
+    second, _ = bench.connect()
+    third, transport = bench.connect()
+    assert bench.refusals == [429]
+    assert transport.sent == b"refused" and transport.calls == ["write_eof"]
+    third.data_received(GET)
+    third.connection_lost(None)
+    second.connection_lost(None)
+    bench.connect()
+    assert bench.refusals == [429] and not bench.exchanges
+    bench.connection.connection_lost(None)
+    assert sum(bench.listener._per_client.values()) == 1
+
+
+def test_the_connections_of_a_local_socket_are_not_counted() -> None:
+    bench = Bench(max_connections_per_client=1)
+    for _ in range(3):
+        connection = bench.listener.make_connection()
+        connection.connection_made(FakeTransport(peername=""))
+    assert not bench.refusals
+
+
 def test_the_clients_address_is_known() -> None:
     bench = Bench()
     assert bench.connection.peer_address() == "10.0.0.7"
@@ -548,6 +620,44 @@ def test_a_body_may_not_stall(clock: Clock) -> None:
     assert bench.refusals == []
     bench.listener.sweep(1050.0)
     assert bench.refusals == [408] and bench.exchange.events == ["gone"]
+
+
+@pytest.mark.parametrize(("rate", "refusals"), [(255, [408]), (256, []), (1, [408])])
+def test_a_body_must_come_at_some_rate(clock: Clock, rate: int, refusals: list[int]) -> None:
+    bench = Bench()
+    bench.feed(b"POST /a HTTP/1.1\r\nHost: gw\r\nContent-Length: 100000\r\n\r\n")
+    for _ in range(65):
+        if bench.refusals:
+            break
+        clock.now += 1.0
+        bench.feed(b"x" * rate)
+        bench.listener.sweep(clock.now)
+    assert bench.refusals == refusals
+    assert bench.exchange.events == (["gone"] if refusals else [])
+
+
+def test_the_rate_counts_only_while_we_take_the_body(clock: Clock) -> None:
+    bench = Bench(body_stall_s=1000.0)
+    bench.feed(b"POST /a HTTP/1.1\r\nHost: gw\r\nContent-Length: 100000\r\n\r\nx")
+    bench.connection.stop_reading()
+    clock.now += 100.0
+    bench.connection.go_on_reading()
+    clock.now += 20.0
+    bench.feed(b"x")
+    assert not bench.refusals
+    clock.now += 10.0
+    bench.feed(b"x")
+    assert bench.refusals == [408]
+
+
+def test_any_rate_will_do_where_none_is_asked_for(clock: Clock) -> None:
+    bench = Bench(min_body_rate=0)
+    bench.feed(POST)
+    for _ in range(4):
+        clock.now += 29.0
+        bench.feed(b"x")
+        bench.listener.sweep(clock.now)
+    assert not bench.refusals
 
 
 def test_a_body_that_we_do_not_take_does_not_stall(clock: Clock) -> None:
