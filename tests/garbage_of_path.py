@@ -107,7 +107,7 @@ async def upstream_error(bench: Bench) -> None:
     bench.fault(FaultKind.STATUS, both=True, status=500)
     async with connected(bench.port) as connection:
         answer = await connection.ask("POST", CHAT, body=chat("hello"))
-        assert answer.status in (502, 503), answer
+        assert answer.status in (500, 503), answer
 
 
 async def cut_stream(bench: Bench) -> None:
