@@ -4,6 +4,8 @@
 PYTHON ?= python3
 ARGS   ?=
 TESTS  ?= tests
+# Most tests wait more than they compute: several at a time per core. 0: one after the other, in this process.
+AT_ONCE ?= $(shell awk 'BEGIN { n = 2 * $(JOBS); print n > 16 ? 16 : n }')
 
 VENV := .venv
 BIN  := $(VENV)/bin
@@ -42,7 +44,7 @@ demo: build
 	@$(BIN)/fastgw demo $(ARGS)
 
 test: build $(VENV)/.dev
-	@$(BIN)/python -m pytest -q $(TESTS) $(ARGS)
+	@$(BIN)/python -m pytest -q -n $(AT_ONCE) $(TESTS) $(ARGS)
 
 # What takes longer: workers killed twenty times under load, and the like.
 soak: build $(VENV)/.dev
@@ -54,7 +56,7 @@ fuzz: build $(VENV)/.dev
 
 # The same tests on the interpreted sources: they are the oracle of the compiled ones.
 test-pure: build $(VENV)/.dev
-	@FASTGW_PURE=1 $(BIN)/python -m pytest -q $(TESTS) $(ARGS)
+	@FASTGW_PURE=1 $(BIN)/python -m pytest -q -n $(AT_ONCE) $(TESTS) $(ARGS)
 
 lint: build $(VENV)/.dev
 	@$(BIN)/ruff check --quiet .

@@ -93,6 +93,7 @@ def before_a_plain_node(
         server = helper.await_(start())
         plain.port = server.sockets[0].getsockname()[1]
         text = (
+            "fastgw: {account_checks: false}\n"  # they would be seen at the node
             f"{top}services:\n  - name: plain\n    routes:\n      - name: all\n        uris: [/*]\n{route}"
             f"    upstream:\n      scheme: http\n      nodes:\n"
             f"        - {{host: 127.0.0.1, port: {plain.port}, weight: 1{node}}}\n{CONSUMERS}"
