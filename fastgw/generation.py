@@ -423,6 +423,7 @@ class Builder:
             shows_headers=process.response_headers,
             strip_prefix=route.strip_prefix.encode(),
             resumes=is_llm and route.on_stream_failure == "resume",
+            moves_too_long=is_llm and route.on_context_length == "move",
             dropped_answer_fields=(*OWN_FIELDS, *(LLM_ANSWER_FIELDS if is_llm else ())),
         )
 

@@ -70,6 +70,7 @@ def _routes_of(
                 replayable=route.get("replayable"),
                 passthrough=route.get("passthrough", False),
                 enable_websocket=route.get("enable_websocket", False),
+                on_context_length=route.get("on_context_length", "answer"),
                 on_stream_failure=route.get("on_stream_failure", "end"),
                 strip_prefix=prefix if service.get("strip_path_prefix") else "",
                 mark=builder.mark(below),

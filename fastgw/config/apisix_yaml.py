@@ -94,6 +94,7 @@ class _Flat:
             replayable=route.get("replayable"),
             passthrough=route.get("passthrough", False),
             enable_websocket=bool(route.get("enable_websocket", service.get("enable_websocket"))),
+            on_context_length=route.get("on_context_length", "answer"),
             on_stream_failure=route.get("on_stream_failure", "end"),
             mark=builder.mark(path),
         )

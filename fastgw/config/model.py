@@ -239,6 +239,7 @@ class RouteConfig:
     replayable: bool | None = None  # None: by method and path
     passthrough: bool = False  # the client's own credentials go to the node
     enable_websocket: bool = False
+    on_context_length: str = "answer"  # answer | move: of a request that is too long for its model
     on_stream_failure: str = "end"  # end | resume: what becomes of a stream that breaks after its commit
     strip_prefix: str = ""  # nodes see the path without it; "" or "/a", never with a / at its end
     mark: Mark | None = field(default=None, compare=False)

@@ -408,6 +408,12 @@ def _route(form: str) -> Schema:
         "vars": _only_empty("conditions (vars) are not supported yet"),
         "filter_func": _unsupported("Lua is not supported"),
         "remote_addrs": _only_empty("conditions on the client's address are not supported yet"),
+        "on_context_length": _choice(
+            "answer",
+            "move",
+            description="what becomes of a request that is too long for the model of a node",
+            default="answer",
+        ),
         "on_stream_failure": _choice(
             "end",
             "resume",

@@ -68,6 +68,7 @@ cdef class Exchange(Answering):
     cdef _hold_error(self, bytes data, bint complete, double now)
     @cython.locals(node=NodeConnection, head=ResponseHead)
     cdef _judge_error(self, bint complete, lost, double now)
+    cdef bint _leave_out_this_model(self) except -1
     cdef bint _is_callers_key(self, outcome) except -1
     @cython.locals(node=NodeConnection)
     cdef _node_done(self, bint complete)

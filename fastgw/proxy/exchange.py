@@ -525,7 +525,9 @@ class Exchange(Answering):
         body = self._all_held(b"")
         # By name: a C method is no callable of its own.
         outcome = classify(head.status, getattr(head, "get"), body, now_wall=time())  # noqa: B009
-        is_callers_own = outcome.verdict == Verdict.CALLER or outcome.verdict == Verdict.REFUSED
+        is_callers_own = outcome.verdict == Verdict.CALLER or (
+            outcome.verdict == Verdict.REFUSED and not self._leave_out_this_model()
+        )
         is_passed_on = is_callers_own or self._is_callers_key(outcome)
         fallback = self.plan.fallback
         if fallback is not None and (fallback.lists(head.status) or fallback.by_status_alone):
@@ -546,6 +548,24 @@ class Exchange(Answering):
         self.refusal = (head.status, head.get(b"content-type") or b"", body, outcome)
         self.refusal_head = head if complete else None  # half of it is not passed on
         self._refused_by(outcome, body, now)
+
+    def _leave_out_this_model(self) -> bool:
+        """The request is too long for the model it was sent: may another model have it?
+
+        Then the nodes that would send it to the same one are not asked any more.
+        """
+        plan = self.plan
+        facts = self.facts
+        if not plan.moves_too_long or facts is None or facts.model is None:
+            return False
+        model = self._model_sent()
+        is_elsewhere = False
+        for link in plan.links:
+            if link.model_for(facts.model) == model:
+                self._exclude(link.position)
+            elif self.tried is None or link.position not in self.tried:
+                is_elsewhere = True
+        return is_elsewhere
 
     def _is_callers_key(self, outcome: Outcome) -> bool:
         return self.plan.passthrough and outcome.verdict in (Verdict.DEAD, Verdict.FORBIDDEN)
@@ -600,9 +620,10 @@ class Exchange(Answering):
             attempt.ignored(now)
         self.failure = None
         self._record(outcome.reason, now)
-        if (verdict == Verdict.CALLER or verdict == Verdict.REFUSED) and not (
-            fallback is not None and fallback.lists(self.refusal[0])
-        ):
+        is_final = verdict == Verdict.CALLER or (
+            verdict == Verdict.REFUSED and not self._leave_out_this_model()
+        )
+        if is_final and not (fallback is not None and fallback.lists(self.refusal[0])):
             self._give_up(now)
             return
         self._move_on(Retryable.ALWAYS if outcome.certain else Retryable.UNCERTAIN, now)

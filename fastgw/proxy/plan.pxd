@@ -61,6 +61,7 @@ cdef class RoutePlan:
     cdef readonly bint shows_headers
     cdef readonly bytes strip_prefix
     cdef readonly bint resumes
+    cdef readonly bint moves_too_long
     cdef readonly ResponseTemplate answer_template
     cdef public object metrics
     cdef object __weakref__

@@ -110,6 +110,7 @@ class RoutePlan:
         dropped_answer_fields: tuple[bytes, ...] = (),
         strip_prefix: bytes = b"",
         resumes: bool = False,
+        moves_too_long: bool = False,
     ) -> None:
         self.name = name
         self.upstream = upstream
@@ -139,6 +140,7 @@ class RoutePlan:
         self.uncommitted_bytes = uncommitted_bytes
         self.shows_headers = shows_headers
         self.strip_prefix = strip_prefix
+        self.moves_too_long = moves_too_long  # a request too long for one model is tried with others
         self.resumes = resumes  # a stream that breaks after its commit is continued by another node
         self.answer_template = ResponseTemplate(dropped_answer_fields)
         self.metrics: Any = None  # where its requests are counted; set and read above this layer
