@@ -383,8 +383,12 @@ def test_simulated_providers_outlive_workers_and_end_with_the_supervisor(tmp_pat
     with running_workers(tmp_path, None) as workers:
         assert "in a process beside these" in workers.process.err
         for number in (0, 1):
-            os.kill(workers.pids()[number], signal.SIGKILL)
-            wait_until(lambda: len(workers.children()) == 3, "it is back")
+            victim = workers.pids()[number]
+            os.kill(victim, signal.SIGKILL)
+            wait_until(
+                lambda victim=victim: victim not in workers.children() and len(workers.children()) == 3,  # type: ignore[misc]
+                "it is back",
+            )
         assert ask(workers.address)[0] == 200
         (providers,) = set(workers.children()) - set(workers.pids().values())
         workers.process.send(signal.SIGUSR1)
