@@ -4,8 +4,8 @@
 PYTHON ?= python3
 ARGS   ?=
 TESTS  ?= tests
-# Most tests wait more than they compute: several at a time per core. 0: one after the other, in this process.
-AT_ONCE ?= $(shell awk 'BEGIN { n = 2 * $(JOBS); print (n > 16 ? 16 : n) }')
+# How many tests run at a time. 0: one after the other, in this process.
+AT_ONCE ?= $(shell awk 'BEGIN { print ($(JOBS) > 16 ? 16 : $(JOBS)) }')
 
 VENV := .venv
 BIN  := $(VENV)/bin

@@ -223,6 +223,8 @@ def test_a_limit_of_requests_in_flight_holds_over_all_workers(
     config = configuration(node, backup).replace("name: n0,", "name: n0, max_in_flight: 1,")
     with running_workers(tmp_path, config) as workers:
         first, second = workers.one_of_each()
+        # A client has its answer a moment before the node's place is free.
+        wait_until(lambda: not any(n["in_flight"] for n in workers.nodes().values()), "the node is free")
         held = Held(node)
         holder = threading.Thread(target=first.ask, args=("held",))
         holder.start()
