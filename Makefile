@@ -33,7 +33,7 @@ quietly = { $(1); } >$(LOG) 2>&1 || { cat $(LOG) >&2; exit 1; }
 
 .DEFAULT_GOAL := build
 .DELETE_ON_ERROR:
-.PHONY: build run demo test test-pure soak fuzz lint bench bench-quick bench-peers gate debug clean FORCE
+.PHONY: build run demo test test-pure soak fuzz chaos lint bench bench-quick bench-peers gate debug clean FORCE
 
 build: .build-stamp
 
@@ -53,6 +53,10 @@ soak: build $(VENV)/.dev
 # Ten minutes of inputs nobody would write, a line per goal: ARGS="--seconds 60 --seed 2 --only requests"
 fuzz: build $(VENV)/.dev
 	@PYTHONPATH=tests $(BIN)/python -m fuzz $(ARGS)
+
+# Faulty providers under load, two lines per goal: ARGS="--only X01 --seed 2 --scale 0.1"
+chaos: build $(VENV)/.dev
+	@PYTHONPATH=tests $(BIN)/python -m chaos $(ARGS)
 
 # The same tests on the interpreted sources: they are the oracle of the compiled ones.
 test-pure: build $(VENV)/.dev
