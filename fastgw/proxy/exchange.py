@@ -399,6 +399,10 @@ class Exchange(Answering):
         assert node is not None
         head = node.head
         assert head is not None
+        if head.status == 408 and self._was_idle(node, now):
+            # It was said to nobody, before our request was there.
+            self._connect_anew(now)
+            return
         self.node_status = head.status
         if self.resumption is not None and head.status < 400 and not head.is_event_stream:
             self._node_done(False)
@@ -646,19 +650,29 @@ class Exchange(Answering):
         if (
             isinstance(error, ConnectionLost)
             and node is not None
-            and node.served > 1
             and node.answer_bytes == 0
+            and self._was_idle(node, now)
+        ):
+            self._connect_anew(now)
+            return
+        self._failed(error, now)
+
+    def _was_idle(self, node: NodeConnection, now: float) -> bool:
+        """Can the end of this connection be of the time before our request?"""
+        return (
+            node.served > 1
             and not self.is_fresh_retry
             and not self.is_streaming_body
             and now - self.sent_at < STALE_REUSE_S
-        ):
-            # It was closed while idle, and we wrote into the void. Its elders are no better.
-            self.exchanges.stale_reuses += 1
-            self.is_fresh_retry = True
-            self.link.pool.flush()  # type: ignore[union-attr]
-            self._connect(now)
-            return
-        self._failed(error, now)
+        )
+
+    def _connect_anew(self, now: float) -> None:
+        """The connection was closed while idle, and we wrote into the void. Its elders are no better."""
+        self._node_done(False)
+        self.exchanges.stale_reuses += 1
+        self.is_fresh_retry = True
+        self.link.pool.flush()  # type: ignore[union-attr]
+        self._connect(now)
 
     def _failed(self, error: NodeError, now: float) -> None:
         """The attempt failed without an answer: count it and move on if that is allowed."""

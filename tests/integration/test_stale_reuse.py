@@ -130,6 +130,48 @@ def test_a_dead_connection_costs_one_replay_on_a_fresh_one_to_the_same_node(
             assert all(dict(item.counters) == UNTOUCHED for item in rig.nodes().values())
 
 
+TIRED = b"HTTP/1.1 408 Request Timeout\r\nConnection: close\r\nContent-Length: 0\r\n\r\n"
+
+
+@pytest.mark.parametrize("provider", [None, "openai"], ids=["plain", "llm"])
+def test_a_408_to_an_idle_connection_that_crosses_a_request_is_not_its_answer(
+    ca_dir: Path, provider: str | None, loop_kind: str
+) -> None:
+    completion = answer(b'{"choices": [{"message": {"content": "hello"}}]}')
+
+    def script(peer: Peer) -> None:
+        peer.request()
+        peer.send(completion)
+        peer.request()
+        peer.send(TIRED if peer.number == 1 else completion)
+
+    with node(script) as first, node(serving(echoing)) as second:
+        config = config_for(first.port, second.port, provider=provider)
+        with running(ca_dir, config, loop_kind=loop_kind) as rig, Client(rig.port) as client:
+            for _ in range(2):
+                got = client.ask(post("/v1/chat/completions", b"{}"))
+                assert (got.status, got["x-fastgw-attempts"]) == (200, "1")
+            assert [message.connection for message in first.asked] == [1, 1, 2]
+            assert second.asked == []
+            counts = rig.counts()
+            assert (counts["stale_reuses"], counts["retries"]) == (1, 0)
+            assert all(dict(item.counters) == UNTOUCHED for item in rig.nodes().values())
+
+
+def test_a_408_on_the_fresh_connection_is_an_answer(ca_dir: Path) -> None:
+    def script(peer: Peer) -> None:
+        peer.request()
+        if peer.number == 1:
+            peer.send(answer(b"{}"))
+            peer.request()
+        peer.send(TIRED)
+
+    with node(script) as only, running(ca_dir, config_for(only.port)) as rig, Client(rig.port) as client:
+        assert client.ask(get("/")).status == 200
+        assert client.ask(get("/")).status == 408
+        assert [message.connection for message in only.asked] == [1, 1, 2]
+
+
 def test_the_fresh_connection_is_tried_once_and_then_the_next_node(ca_dir: Path) -> None:
     def script(peer: Peer) -> None:
         peer.request()
