@@ -9,7 +9,7 @@ import importlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
-MODULES: tuple[str, ...] = ()
+MODULES: tuple[str, ...] = ("failover",)
 
 Figure = int | float | str
 
