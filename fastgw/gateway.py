@@ -467,6 +467,7 @@ class Gateway:
             "clients_gone": self.exchanges.client_gone,
             "bodies_not_held": self.exchanges.unmovable,
             "streams_resumed": self.exchanges.resumed,
+            "tunnels": self.exchanges.tunnels,
             "reloads": self.reloads,
             "generation": generation.number if generation is not None else 0,
             "objects": len(gc.get_objects()),

@@ -424,6 +424,7 @@ class Builder:
             strip_prefix=route.strip_prefix.encode(),
             resumes=is_llm and route.on_stream_failure == "resume",
             moves_too_long=is_llm and route.on_context_length == "move",
+            enables_websocket=route.enable_websocket,
             dropped_answer_fields=(*OWN_FIELDS, *(LLM_ANSWER_FIELDS if is_llm else ())),
         )
 
@@ -627,6 +628,7 @@ def deadlines_of(deadlines: Deadlines, timeouts: Timeouts | None) -> Deadlines:
         head_stream_s=timeouts.read_s,
         head_s=timeouts.read_s,
         idle_s=timeouts.read_s,
+        tunnel_idle_s=timeouts.read_s,
     )
 
 

@@ -376,6 +376,7 @@ _DEADLINES = _object(
         "node_write": _seconds("a node may take no bytes", default=30),
         "client_write": _seconds("a client may take no bytes", default=120),
         "total": _seconds("the whole exchange", default=600),
+        "tunnel_idle": _seconds("between bytes of a WebSocket connection, either way", default=600),
     },
     description="time limits of this route",
 )

@@ -72,6 +72,7 @@ cdef class Answering(ExchangeEvents):
     cdef public tuple records
     cdef public str note
     cdef public object resumption
+    cdef public bint is_upgrade
 
     cpdef begin(
         self,
@@ -115,6 +116,7 @@ cdef class Answering(ExchangeEvents):
     cpdef _answer_error(self, error, double wait=*)
     cdef _answer(self, int status, bytes body, list fields)
     cdef _end(self, bint keep_alive, double now)
+    cpdef end_tunnel(self, str code, double now)
     cdef _finished(self)
 
 

@@ -141,6 +141,7 @@ class Answering(ExchangeEvents):
         self.records: tuple[tuple[str, str, int, float], ...] = ()
         self.note = ""
         self.resumption: Resumption | None = None
+        self.is_upgrade = False  # asks for WebSocket, and may have it
         exchanges.live.add(self)
         exchanges.started += 1
 
@@ -457,6 +458,19 @@ class Answering(ExchangeEvents):
             self.exchanges.malformed_events += self.relay.malformed
         self._finished()
         self.client.finish(keep_alive, now)
+
+    def end_tunnel(self, code: str, now: float) -> None:
+        """The tunnel that had the connections has closed them; ``code`` is b"" where a side wished it."""
+        self.note = code
+        attempt, self.attempt = self.attempt, None
+        if attempt is not None:
+            kind = NODES_FAULT.get(code)
+            if kind is not None:
+                attempt.failed(kind, now)
+            else:
+                attempt.passed_on(self.status, now)
+        self._record(code or "succeeded", now)
+        self._finished()
 
     def _finished(self) -> None:
         """Exactly once per exchange."""

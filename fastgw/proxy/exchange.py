@@ -45,13 +45,14 @@ from ..llm.body import answer_problem, scan
 from ..llm.outcome import UNKNOWN_MODEL, Outcome, Verdict, classify, classify_error_event
 from ..llm.resume import DONE_EVENT, Transcript
 from ..llm.sse import EventKind, EventScanner
-from ..wire.head import CHUNKED_BODY, NO_BODY, UNTIL_CLOSE, chunk_of
+from ..wire.head import CHUNKED_BODY, NO_BODY, UNTIL_CLOSE, ResponseHead, chunk_of
 from ..wire.node_connection import NodeConnection
 from . import answers
 from .answering import NODES_FAULT, Answering, Phase
 from .plan import NodeLink
 from .relay import Relay, client_framing, is_opaque, stream_framing
 from .resumption import Resumption, can_be_resumed
+from .tunnel import Tunnel, agrees
 
 HELD_ERROR_BYTES = 64 * 1024  # of an error answer, read to learn what it means
 HELD_ERROR_S = 5.0  # ... and for how long
@@ -864,7 +865,23 @@ class Exchange(Answering):
         """A plain answer commits with its head: nothing in it is looked at."""
         node = self.node
         assert node is not None
-        self._commit(node.framer.decoded(data), complete, now)
+        content = node.framer.decoded(data)
+        if node.head.status == 101:  # type: ignore[union-attr]  # it is there, and was asked for
+            self._open_tunnel(content, now)
+        else:
+            self._commit(content, complete, now)
+
+    def takes_switch(self, head: ResponseHead) -> bool:
+        return self.is_upgrade and agrees(head)
+
+    def _open_tunnel(self, first: bytes, now: float) -> None:
+        """Commit to a WebSocket: from here on the bytes are a tunnel's."""
+        assert self.attempt is not None
+        self.attempt.answered(now)
+        self.status = 101
+        self.first_content_at = now
+        self.body.drop()
+        Tunnel(self).open(first, now)
 
     # --- Deadlines ----------------------------------------------------------------------------
 

@@ -20,6 +20,8 @@ from . import answers
 from .exchange import Exchange
 from .exchanges import Exchanges
 from .plan import RoutePlan
+from .tunnel import OWN_FIELDS as HANDSHAKE_FIELDS
+from .tunnel import handshake_fields, is_handshake
 
 logger = logging.getLogger("fastgw.phases")
 
@@ -116,6 +118,12 @@ class Dispatcher:
             error.status, error.code = 413, "request_too_large"
             self._answer_error(connection, head, request_id, plan.name, error)
             return None
+        is_upgrade = head.wants_upgrade and is_handshake(head)
+        if is_upgrade and not plan.enables_websocket:
+            error = ClientError("this route takes no WebSocket connections")
+            error.code = "websocket_not_enabled"
+            self._answer_error(connection, head, request_id, plan.name, error)
+            return None
         target = plan.target_of(head.target) if plan.strip_prefix else head.target
         request = None
         dropped = None
@@ -144,6 +152,12 @@ class Dispatcher:
             if request.added:
                 exchange.extra = request.added
             exchange.extra_drop = dropped
+        if is_upgrade:
+            exchange.is_upgrade = exchange.wants_stream = True
+            fields = handshake_fields(head, passthrough=plan.passthrough)
+            exchange.extra = [*(exchange.extra or ()), *fields]
+            names = (*request.dropped, HANDSHAKE_FIELDS) if request is not None else (HANDSHAKE_FIELDS,)
+            exchange.extra_drop = FieldFilter(names)
         return exchange
 
     def _run_plugins(self, plan: RoutePlan, request: ClientRequest) -> Answer | None:

@@ -111,6 +111,7 @@ class RoutePlan:
         strip_prefix: bytes = b"",
         resumes: bool = False,
         moves_too_long: bool = False,
+        enables_websocket: bool = False,
     ) -> None:
         self.name = name
         self.upstream = upstream
@@ -129,6 +130,7 @@ class RoutePlan:
         self.node_write_s = limits.node_write_s
         self.client_write_s = limits.client_write_s
         self.total_s = limits.total_s
+        self.tunnel_idle_s = limits.tunnel_idle_s
         self.is_llm = is_llm
         self.replayable = replayable
         self.replays_uncertain = replays_uncertain
@@ -141,6 +143,7 @@ class RoutePlan:
         self.shows_headers = shows_headers
         self.strip_prefix = strip_prefix
         self.moves_too_long = moves_too_long  # a request too long for one model is tried with others
+        self.enables_websocket = enables_websocket
         self.resumes = resumes  # a stream that breaks after its commit is continued by another node
         self.answer_template = ResponseTemplate(dropped_answer_fields)
         self.metrics: Any = None  # where its requests are counted; set and read above this layer
