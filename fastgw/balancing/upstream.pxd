@@ -8,7 +8,7 @@ from fastgw.balancing.models cimport ModelTable
 
 
 cdef int _HTTP
-cdef int _NORMAL, _TRIAL, _ACTIVE
+cdef int _NORMAL, _TRIAL, _PANIC, _ACTIVE
 cdef int _SUCCEEDED, _BUSY, _FAILED, _DEAD, _FORBIDDEN, _IGNORED
 cdef double _FAILURE_MEMORY_S
 
@@ -39,7 +39,7 @@ cdef class Upstream:
     cdef int _rate_min, _rate_percent, _forbidden_needed
     cdef double _busy_s, _busy_max_s, _overload_s, _cooling_max_s
     cdef double _dead_s, _dead_max_s
-    cdef double _panic_pause_s, _probe_hold_s, _ramp_after_s
+    cdef double _panic_pause_s, _panic_first_s, _probe_hold_s, _ramp_after_s
 
     # Attempts
 

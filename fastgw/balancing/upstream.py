@@ -43,8 +43,11 @@ _DEAD = 4
 _FORBIDDEN = 5
 _IGNORED = 6
 _HTTP = 1  # an errors.FailureKind
+PANIC_STEPS = 256  # the first pause of panic is this part of the longest: every other request may be answered
+
 _NORMAL = 0
 _TRIAL = 1
+_PANIC = 2
 _ACTIVE = 2
 
 _FAILURE_MEMORY_S = 600.0  # so long a failure of live traffic is not wiped away by a probe's success
@@ -129,6 +132,7 @@ class Upstream:
         self._dead_s = policy.dead_reprobe_s
         self._dead_max_s = policy.dead_reprobe_max_s
         self._panic_pause_s = policy.panic_pause_s
+        self._panic_first_s = policy.panic_pause_s / PANIC_STEPS
         self._probe_hold_s = policy.probe_hold_s
         self._ramp_after_s = policy.slow_start_after_s if policy.slow_start_s else 0.0
         self.models = ModelTable(
@@ -453,7 +457,7 @@ class Attempt(Pick):
         if is_nodes:
             return self.busy(until, now)
         if self.kind != _NORMAL or not self.node.is_usable():
-            self.node.hold_panic(now + upstream._panic_pause_s)
+            self.node.hold_panic(now, upstream._panic_pause_s, upstream._panic_pause_s)
         return self.end(_BUSY)
 
     def misfit(self, model: str, endpoint: bytes, reason: str, now: float) -> bool:
@@ -510,11 +514,11 @@ class Attempt(Pick):
         is_late = self.is_out_of_date() or (on_probation and self.is_overtaken())
         if is_late and not upstream._counts_late:
             if not node.is_usable():
-                node.hold_panic(now + upstream._panic_pause_s)
+                node.hold_panic(now, upstream._panic_first_s, upstream._panic_pause_s)
             return
         node.note_result(True, now)
         if on_probation:
-            node.hold_panic(now + upstream._panic_pause_s)
+            node.hold_panic(now, upstream._panic_first_s, upstream._panic_pause_s)
         if not upstream._counts:
             return
         usable = node.is_usable()
@@ -559,7 +563,9 @@ class Attempt(Pick):
             node.cool_for(now, upstream._busy_s, upstream._busy_max_s, upstream._spread(), told)
         node.note_outage(now)
         if self.kind != _NORMAL or not node.is_usable():
-            node.hold_panic(now + upstream._panic_pause_s)
+            # One that is overloaded may have room a moment later; one that counts requests has none.
+            first_s = upstream._panic_first_s if overload else upstream._panic_pause_s
+            node.hold_panic(now, first_s, upstream._panic_pause_s)
 
     def _credit(self, now: float) -> None:
         """A success on a node about which there was something to clear."""
@@ -572,6 +578,8 @@ class Attempt(Pick):
             node.leave(entered)
 
     def _clear(self, node: Node, upstream: Upstream, now: float) -> None:
+        if self.kind == _PANIC:
+            node.end_panic_pauses()
         if self.is_out_of_date() and not upstream._counts_late:
             return
         if self.kind != _NORMAL or not self.is_overtaken():
