@@ -12,7 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from ..errors import ClientError, Draining, FastgwError, NoRoute
+from ..errors import ClientError, FastgwError, NoRoute
 from ..routing import RouteTable
 from ..wire.client_connection import ClientConnection
 from ..wire.head import FieldFilter, RequestHead, numbered
@@ -92,7 +92,6 @@ class Dispatcher:
         self.table = table
         self.on_answered = on_answered
         self.errors_like_apisix = errors_like_apisix
-        self.is_draining = False
         self._requests = 0
         self._id_prefix = os.urandom(8).hex().encode() + b"-"
 
@@ -110,9 +109,6 @@ class Dispatcher:
                 self._answer_error(connection, head, request_id, "", NoRoute())
             return None
         plan: RoutePlan = route.plan
-        if self.is_draining:
-            self._answer_error(connection, head, request_id, plan.name, Draining())
-            return None
         if head.content_length > self.exchanges.max_body_bytes:
             error = ClientError("the request body is too large")
             error.status, error.code = 413, "request_too_large"
