@@ -163,7 +163,7 @@ class Upstream:
         return attempt
 
     def start_for(
-        self, now: float, tried: Tried, models: tuple[str, ...], endpoint: bytes, insists: bool
+        self, now: float, tried: Tried, models: tuple[str, ...], scopes: tuple[bytes, ...], insists: bool
     ) -> Attempt | None:
         """As ``start_attempt`` for a request of which more is known: nodes that are known to refuse its
 
@@ -172,7 +172,7 @@ class Upstream:
         Args:
             tried: what the exchange has tried; those that are left out are added as skipped.
             models: the model each node would be sent, by position.
-            endpoint: as ``balancing.retry.endpoint_of`` says it.
+            scopes: what else of it a node may refuse: see ``ModelTable``.
             insists: where only nodes are left that do not have the model, they are asked all the same,
                 the one first that may have it soonest. A rate limit is never tried against.
         """
@@ -182,7 +182,7 @@ class Upstream:
         for position, model in enumerate(models):
             if position in tried:
                 continue
-            rest = table.rest_of(position, model, endpoint, now)
+            rest = table.rest_of(position, model, scopes, now)
             if rest is None:
                 continue
             tried.skip(position)
@@ -201,13 +201,13 @@ class Upstream:
                 if attempt is not None:
                     break
         if attempt is not None:
-            table.claim(attempt.position, models[attempt.position], endpoint, now)
+            table.claim(attempt.position, models[attempt.position], scopes, now)
         return attempt
 
-    def is_limited(self, now: float, models: tuple[str, ...], endpoint: bytes) -> bool:
+    def is_limited(self, now: float, models: tuple[str, ...], scopes: tuple[bytes, ...]) -> bool:
         """Does a rate limit of its model keep a request off any node?"""
         for position, model in enumerate(models):
-            rest = self.models.rest_of(position, model, endpoint, now)
+            rest = self.models.rest_of(position, model, scopes, now)
             if rest is not None and rest.is_limit:
                 return True
         return False
@@ -233,12 +233,12 @@ class Upstream:
         """When the first node is expected back, monotonic seconds; ``now`` if one is available."""
         return self._selector.next_recovery(now)
 
-    def next_recovery_for(self, now: float, models: tuple[str, ...], endpoint: bytes) -> float:
+    def next_recovery_for(self, now: float, models: tuple[str, ...], scopes: tuple[bytes, ...]) -> float:
         """As ``next_recovery``, for a request as ``start_for`` knows it."""
         earliest = self.next_recovery(now) if not models else 0.0
         for position, model in enumerate(models):
             at = self.nodes[position].recovery(now, self.health.trials)
-            rest = self.models.rest_of(position, model, endpoint, now)
+            rest = self.models.rest_of(position, model, scopes, now)
             if rest is not None:
                 end = rest.ends_at(now)
                 if end > at:
@@ -460,11 +460,11 @@ class Attempt(Pick):
             self.node.hold_panic(now, upstream._panic_pause_s, upstream._panic_pause_s)
         return self.end(_BUSY)
 
-    def misfit(self, model: str, endpoint: bytes, reason: str, now: float) -> bool:
-        """The node does not have this model: ``ignored``, and it is not asked for it for a while."""
+    def misfit(self, model: str, scope: bytes, reason: str, now: float) -> bool:
+        """The node does not have this model in this scope: ``ignored``, and not asked for it for a while."""
         if self.outcome:
             return False
-        self.owner.models.misfit(self.position, model, endpoint, reason, self.started_at, now)
+        self.owner.models.misfit(self.position, model, scope, reason, self.started_at, now)
         return self.ignored(now)
 
     def dead(self, now: float) -> bool:

@@ -111,6 +111,7 @@ cdef class Answering(ExchangeEvents):
     cdef _give_up(self, double now)
     cdef _misfit_error(self, double wait)
     cdef double _next_recovery(self, Upstream upstream, double now) except? -1
+    cdef tuple _scopes(self, BodyFacts facts)
     @cython.locals(out=bytes)
     cdef _answer_refusal(self, tuple refusal, double wait)
     cpdef _answer_error(self, error, double wait=*)

@@ -42,7 +42,15 @@ from ..errors import (
     Retryable,
 )
 from ..llm.body import answer_problem, scan
-from ..llm.outcome import UNKNOWN_MODEL, Outcome, Verdict, classify, classify_error_event
+from ..llm.outcome import (
+    UNKNOWN_MODEL,
+    UNSUPPORTED_CAPABILITY,
+    Outcome,
+    Verdict,
+    classify,
+    classify_error_event,
+    missing_capability,
+)
 from ..llm.resume import DONE_EVENT, Transcript
 from ..llm.sse import EventKind, EventScanner
 from ..wire.head import CHUNKED_BODY, NO_BODY, UNTIL_CLOSE, ResponseHead, chunk_of
@@ -226,14 +234,14 @@ class Exchange(Answering):
             attempt = upstream.start_attempt(now, left_out)
         else:
             models = self.plan.models_for(facts.model)
-            endpoint = endpoint_of(self.method, self.head.path)
+            scopes = self._scopes(facts)
             # Who was refused for nothing else than the model is told so by a node, not by us.
             insists = not self.attempts or (
                 self.refusal is not None and self.refusal[3].verdict == Verdict.MISFIT
             )
-            attempt = upstream.start_for(now, left_out, models, endpoint, insists)
-            if attempt is None and not self.attempts and upstream.is_limited(now, models, endpoint):
-                wait = upstream.next_recovery_for(now, models, endpoint) - now
+            attempt = upstream.start_for(now, left_out, models, scopes, insists)
+            if attempt is None and not self.attempts and upstream.is_limited(now, models, scopes):
+                wait = upstream.next_recovery_for(now, models, scopes) - now
                 self.failure = RateLimited(retry_after=wait)
         if kept_from is not None:
             if attempt is None or attempt.node.priority <= kept_from:
@@ -342,8 +350,8 @@ class Exchange(Answering):
         """The node answers with this model: a pause it has had is over."""
         model = self._model_sent()
         if model is not None and self.node.head.status < 400:  # type: ignore[union-attr]
-            endpoint = endpoint_of(self.method, self.head.path)
-            attempt.owner.models.passed(attempt.position, model, endpoint, attempt.started_at, now)
+            scopes = self._scopes(self.facts)  # type: ignore[arg-type]  # which named the model
+            attempt.owner.models.passed(attempt.position, model, scopes, attempt.started_at, now)
 
     def _send_piece(self, piece: bytes) -> None:
         """Pass on a part of a body that is too large to hold."""
@@ -611,10 +619,13 @@ class Exchange(Answering):
             attempt.failed(int(FailureKind.HTTP), now)
         elif verdict == Verdict.CALLER:
             attempt.succeeded(now)
-        elif model is not None and outcome.reason == UNKNOWN_MODEL:
-            endpoint = endpoint_of(self.method, self.head.path)
-            if endpoint:
-                attempt.misfit(model, endpoint, outcome.reason, now)
+        elif model is not None and outcome.reason in (UNKNOWN_MODEL, UNSUPPORTED_CAPABILITY):
+            if outcome.reason == UNKNOWN_MODEL:
+                scope = endpoint_of(self.method, self.head.path)
+            else:
+                scope = missing_capability(body, self.facts.traits)  # type: ignore[union-attr]
+            if scope:
+                attempt.misfit(model, scope, outcome.reason, now)
             else:
                 attempt.ignored(now)
         else:
