@@ -12,7 +12,9 @@ import re
 from dataclasses import dataclass
 
 TOKEN = rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+"
-REQUEST_LINE = re.compile(rb"(%b) ([\x21-\x7e]+) HTTP/1\.([01])\Z" % TOKEN)
+# (Brackets, which RFC 3986 does not allow there, and a "%" in a query that encodes nothing are common.)
+REQUEST_LINE = re.compile(rb"(%b) ([^\x00-\x20\x7f-\xff\"#<>\\^`{|}]+) HTTP/1\.([01])\Z" % TOKEN)
+BROKEN_ENCODING = re.compile(rb"[^?]*%(?![0-9A-Fa-f]{2})")
 STATUS_LINE = re.compile(rb"HTTP/1\.([01]) ([1-5][0-9][0-9])(?: [\t\x20-\x7e\x80-\xff]*)?\Z")
 FIELD_LINE = re.compile(rb"(%b):[ \t]*((?:[\x21-\x7e\x80-\xff](?:[\t\x20-\x7e\x80-\xff]*"
                         rb"[\x21-\x7e\x80-\xff])?)?)[ \t]*\Z" % TOKEN)  # fmt: skip
@@ -156,7 +158,7 @@ def read_request(data: bytes, at: int = 0) -> Received:
         at += 2
     line, at = _line(data, at)
     match = REQUEST_LINE.match(line)
-    if match is None:
+    if match is None or BROKEN_ENCODING.match(match[2]):
         raise Invalid("no request line")
     method, target, version = match.groups()
     fields, at = _fields(data, at)
