@@ -15,6 +15,7 @@ cdef class Relay:
     cdef public bint is_chunked
     cdef public bint is_same_framing
     cdef public EventScanner scanner
+    cdef public object redactor
     cdef public bytes tail
     cdef public Py_ssize_t pending
     cdef public int mask

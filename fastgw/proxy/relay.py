@@ -11,6 +11,7 @@ from __future__ import annotations
 from typing import Any
 
 from ..llm.sse import EventKind, EventScanner
+from ..redaction import PATTERNS, Redactor
 from ..wire.framing import BodyFramer
 from ..wire.head import (
     CHUNKED_BODY,
@@ -60,14 +61,22 @@ class Relay:
         framer: the node connection's; it has just been fed what is passed on.
         framing: how the client's body is framed: its size, CHUNKED_BODY or UNTIL_CLOSE.
         scanner: for an event stream whose events are looked at, else None.
+        redactor: of the stream's error event: the node may repeat its key in it.
     """
 
-    def __init__(self, framer: BodyFramer, framing: int, scanner: EventScanner | None) -> None:
+    def __init__(
+        self,
+        framer: BodyFramer,
+        framing: int,
+        scanner: EventScanner | None,
+        redactor: Redactor = PATTERNS,
+    ) -> None:
         self.framer = framer
         self.is_chunked = framing == CHUNKED_BODY
         # Bytes can be passed on as they are only from one framing to the same.
         self.is_same_framing = framer.is_chunked == self.is_chunked
         self.scanner = scanner
+        self.redactor = redactor
         self.tail = b""
         self.pending = 0  # bytes at the end of what was read, tail included, that are no whole event yet
         self.mask = 0  # kinds of event in the last read
@@ -175,6 +184,7 @@ class Relay:
 
     def _with_error(self, before: bytes, event: bytes) -> bytes:
         """What is passed on of an error event and what stands before it."""
+        event = self.redactor.mask_body(event)
         if self.filter is None:
             return before + event
         self.error_event = event
