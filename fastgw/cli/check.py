@@ -11,27 +11,23 @@ from typing import Any
 
 import click
 
-from fastgw.cli import logs
 from fastgw.cli.banner import nodes_table
 from fastgw.cli.options import Exit
 from fastgw.cli.overrides import Overrides
 from fastgw.cli.source import Source
 from fastgw.config.model import Config, UpstreamConfig
 from fastgw.config.problems import ConfigErrors, Problem
-from fastgw.secret import secrets_in
 
 MAX_ROUTES_SHOWN = 50
 
 
 def run(overrides: Overrides, form: str) -> Exit:
     """Check and print to standard output; FAILURE when there is a mistake."""
-    logs.hook_exceptions()
     source = Source.choose(overrides, os.environ)
     config: Config | None = None
     errors: tuple[Problem, ...] = ()
     try:
         config = source.load()
-        logs.hide(secrets_in(config))
     except ConfigErrors as refused:
         errors = refused.problems
     file = config.file if config is not None else source.file or "<embedded>"

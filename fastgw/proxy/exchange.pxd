@@ -100,7 +100,7 @@ cdef class Exchange(Answering):
     cdef bint _resume(self, str code, double now) except -1
     @cython.locals(link=NodeLink, node=NodeConnection)
     cdef _ask_whole_question(self, double now)
-    @cython.locals(node=NodeConnection, content=bytes)
+    @cython.locals(node=NodeConnection, content=bytes, status=int)
     cdef _relay_first(self, bytes data, bint complete, double now)
     cpdef bint takes_switch(self, head) except -1
     cdef _open_tunnel(self, bytes first, double now)

@@ -787,7 +787,8 @@ class Exchange(Answering):
                 self.client.send(out)
                 self._send_whole(content, now)
                 return
-            self.relay = relay = Relay(node.framer, framing, None)
+            redactor = self.link.redactor if head.status >= 400 else None  # type: ignore[union-attr]
+            self.relay = relay = Relay(node.framer, framing, None, redactor)
         else:
             framing = _CHUNKED_BODY if relay.is_chunked else _UNTIL_CLOSE
             if complete:

@@ -49,6 +49,7 @@ cdef class Relay:
     cdef bytes _without_rare(self, bytes content)
     cdef bytes _filtered(self, bytes content)
     cdef bytes _with_error(self, bytes before, bytes event)
+    cdef bytes _masked(self, bytes content)
     # Framing
     cpdef bytes wrap(self, bytes content, bint complete)
     @cython.locals(framer=BodyFramer)
