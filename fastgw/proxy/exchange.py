@@ -421,7 +421,8 @@ class Exchange(Answering):
             self.phase = _HOLDING
             self.answer_held = 0
             if head.is_event_stream:
-                self.relay = Relay(node.framer, stream_framing(self.head), EventScanner())
+                redactor = self.link.redactor  # type: ignore[union-attr]
+                self.relay = Relay(node.framer, stream_framing(self.head), EventScanner(), redactor)
                 if plan.resumes:
                     self._watch_stream()
             self.own_limit_s = plan.first_content_stream_s if self.wants_stream else plan.first_content_s
@@ -534,6 +535,7 @@ class Exchange(Answering):
         body = self._all_held(b"")
         # By name: a C method is no callable of its own.
         outcome = classify(head.status, getattr(head, "get"), body, now_wall=time())  # noqa: B009
+        body = self._masked(body)
         is_callers_own = outcome.verdict == Verdict.CALLER or (
             outcome.verdict == Verdict.REFUSED and not self._leave_out_this_model()
         )
@@ -557,6 +559,11 @@ class Exchange(Answering):
         self.refusal = (head.status, head.get(b"content-type") or b"", body, outcome)
         self.refusal_head = head if complete else None  # half of it is not passed on
         self._refused_by(outcome, body, now)
+
+    def _masked(self, body: bytes) -> bytes:
+        """What the node says when it refuses: some repeat the key, which is ours. Its length stays."""
+        masked: bytes = self.link.redactor.mask_body(body)  # type: ignore[union-attr]
+        return masked
 
     def _leave_out_this_model(self) -> bool:
         """The request is too long for the model it was sent: may another model have it?
@@ -596,7 +603,7 @@ class Exchange(Answering):
             status = 400 if verdict in (Verdict.CALLER, Verdict.REFUSED, Verdict.MISFIT) else 502
             if verdict == Verdict.BUSY:
                 status = 503 if outcome.overload else 429
-            self.refusal = (status, answers.JSON, body, outcome)
+            self.refusal = (status, answers.JSON, self._masked(body), outcome)
         model = self._model_sent()
         if fallback is not None and fallback.by_status_alone:
             attempt.failed(int(FailureKind.HTTP), now)
@@ -791,7 +798,8 @@ class Exchange(Answering):
                 self.client.send(out)
                 self._send_whole(content, now)
                 return
-            self.relay = relay = Relay(node.framer, framing, None)
+            redactor = self.link.redactor if head.status >= 400 else None  # type: ignore[union-attr]
+            self.relay = relay = Relay(node.framer, framing, None, redactor)
         else:
             framing = _CHUNKED_BODY if relay.is_chunked else _UNTIL_CLOSE
             if complete:
@@ -877,10 +885,11 @@ class Exchange(Answering):
         node = self.node
         assert node is not None
         content = node.framer.decoded(data)
-        if node.head.status == 101:  # type: ignore[union-attr]  # it is there, and was asked for
+        status = node.head.status  # type: ignore[union-attr]
+        if status == 101:  # it is there, and was asked for
             self._open_tunnel(content, now)
         else:
-            self._commit(content, complete, now)
+            self._commit(self._masked(content) if status >= 400 else content, complete, now)
 
     def takes_switch(self, head: ResponseHead) -> bool:
         return self.is_upgrade and agrees(head)

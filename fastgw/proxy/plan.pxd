@@ -20,6 +20,7 @@ cdef class NodeLink:
     cdef readonly frozenset auth_names
     cdef readonly bytes prefix_target
     cdef readonly bint limits_per_model
+    cdef readonly object redactor
     cdef readonly bytes answer_lines
     cdef public object metrics
     cdef tuple _changes

@@ -8,6 +8,7 @@ from ..balancing.deadlines import Deadlines
 from ..balancing.retry import Fallback
 from ..balancing.upstream import Upstream
 from ..llm.adapter import Adapter
+from ..redaction import PATTERNS, Redactor
 from ..wire.head import RequestTemplate, ResponseTemplate, check_value, field_block
 from ..wire.pool import Pool
 
@@ -36,6 +37,7 @@ class NodeLink:
         auth_names: frozenset[bytes] = frozenset(),
         prefix_target: bytes = b"",
         limits_per_model: bool = False,
+        redactor: Redactor = PATTERNS,
     ) -> None:
         self.node = node
         self.name: str = node.name
@@ -55,6 +57,7 @@ class NodeLink:
         # Where the node continues an answer of which it is given the beginning; b"": nowhere.
         self.prefix_target = prefix_target
         self.limits_per_model = limits_per_model
+        self.redactor = redactor  # of what the node says when it refuses
         self.metrics: Any = None  # where its attempts are counted; set and read above this layer
 
     def adapted_lines(self, changes: tuple[str, ...]) -> bytes:

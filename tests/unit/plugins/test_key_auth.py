@@ -11,8 +11,9 @@ from fake_request import client_request
 from fastgw.errors import ConfigError
 from fastgw.plugins.key_auth import KeyAuth
 from fastgw.proxy.phases import ClientRequest
+from fastgw.secret import Secret
 
-CONSUMERS = [("jack", ("key-1", "key-2")), ("jill", ("clé",))]
+CONSUMERS = [("jack", (Secret("key-1"), Secret("key-2"))), ("jill", (Secret("clé"),))]
 
 
 def request(target: str = "/v1", *fields: str) -> ClientRequest:
@@ -109,7 +110,7 @@ def test_a_node_that_is_not_to_know_is_not_told() -> None:
 
 
 def test_a_name_that_would_end_its_line_is_refused_at_once() -> None:
-    for conf, consumers in (({}, [("a\r\nb", ("k",))]), ({"anonymous_consumer": "a\nb"}, [])):
+    for conf, consumers in (({}, [("a\r\nb", (Secret("k"),))]), ({"anonymous_consumer": "a\nb"}, [])):
         with pytest.raises(ConfigError):
             KeyAuth(conf, consumers)
 
