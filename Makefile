@@ -33,7 +33,7 @@ quietly = { $(1); } >$(LOG) 2>&1 || { cat $(LOG) >&2; exit 1; }
 
 .DEFAULT_GOAL := build
 .DELETE_ON_ERROR:
-.PHONY: build run demo test test-pure soak fuzz chaos lint bench bench-quick bench-peers gate debug clean FORCE
+.PHONY: build run demo test test-pure soak fuzz chaos mutants memcheck lint bench bench-quick bench-peers gate debug clean FORCE
 
 build: .build-stamp
 
@@ -50,13 +50,21 @@ test: build $(VENV)/.dev
 soak: build $(VENV)/.dev
 	@$(BIN)/python -m pytest -q -s -m long --timeout 600 $(TESTS) $(ARGS)
 
-# Ten minutes of inputs nobody would write, a line per goal: ARGS="--seconds 60 --seed 2 --only requests"
+# Ten minutes for each target of inputs nobody would write: ARGS="--seconds 60 --seed 2 --only requests"
 fuzz: build $(VENV)/.dev
 	@PYTHONPATH=tests $(BIN)/python -m fuzz $(ARGS)
 
 # Faulty providers under load, two lines per goal: ARGS="--only X01 --seed 2 --scale 0.1"
 chaos: build $(VENV)/.dev
 	@PYTHONPATH=tests $(BIN)/python -m chaos $(ARGS)
+
+# Twelve deliberate breakages of the code, each of which the tests must notice. In copies: nothing here changes.
+mutants: build $(VENV)/.dev
+	@PYTHONPATH=tests $(BIN)/python -m mutants $(ARGS)
+
+# The tests of the compiled modules with every access to memory watched, built apart: ARGS="--fuzz 600" fuzzes so too.
+memcheck: $(VENV)/.dev
+	@PYTHONPATH=tests $(BIN)/python -m memcheck --at-once $(AT_ONCE) $(ARGS)
 
 # The same tests on the interpreted sources: they are the oracle of the compiled ones.
 test-pure: build $(VENV)/.dev

@@ -38,6 +38,8 @@ COMPILED = (
     "fastgw/metrics.py",
 )
 DEBUG = bool(os.environ.get("FASTGW_DEBUG"))  # every check on, lines traced for coverage
+# What gcc is to watch at run time, such as "address,undefined": tests/memcheck
+SANITIZERS = os.environ.get("FASTGW_SANITIZERS", "")
 # The Makefile registers the package and its command first, then builds in place what has changed.
 METADATA_ONLY = bool(os.environ.get("FASTGW_METADATA_ONLY"))
 
@@ -52,6 +54,9 @@ DIRECTIVES = {
     "linetrace": DEBUG,
 }
 
+# -O1: what is watched is what the source says, not what an optimizer has proved away.
+WATCHED = [f"-fsanitize={SANITIZERS}", "-fno-sanitize-recover=all", "-fno-omit-frame-pointer", "-g1", "-O1"]
+
 setup(
     ext_modules=cythonize(
         [
@@ -59,7 +64,8 @@ setup(
                 source.rsplit(".", 1)[0].replace("/", "."),
                 [source],
                 define_macros=[("CYTHON_TRACE", "1")] if DEBUG else [],
-                extra_compile_args=["-O0", "-g"] if DEBUG else ["-O3"],
+                extra_compile_args=WATCHED if SANITIZERS else ["-O0", "-g"] if DEBUG else ["-O3"],
+                extra_link_args=[f"-fsanitize={SANITIZERS}"] if SANITIZERS else [],
             )
             for source in (() if METADATA_ONLY else COMPILED)
         ],

@@ -58,7 +58,8 @@ cdef class Node:
     cpdef double kill_for(self, double now, double base_s, double max_s) noexcept
     cpdef bint revive(self, double until, double now) noexcept
     cpdef int count_forbidden(self) noexcept
-    cpdef void hold_panic(self, double until) noexcept
+    cpdef void hold_panic(self, double now, double first_s, double most_s) noexcept
+    cpdef void end_panic_pauses(self) noexcept
     cpdef void note_outage(self, double now) noexcept
     cpdef void absolve(self, double now, double ramp_after_s=*) noexcept
     cpdef void heal(self, double now, double ramp_after_s=*) noexcept

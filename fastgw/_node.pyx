@@ -29,6 +29,7 @@ from fastgw._record cimport (
     absolve_node,
     begin_outage,
     bury_part,
+    clear_panic,
     count_end,
     count_in_window,
     count_report,
@@ -538,9 +539,19 @@ cdef class Node:
         """Count one 403; returns how many there were without a success in between."""
         return add_i32(&self.c.forbidden, 1)
 
-    cpdef void hold_panic(self, double until) noexcept:
-        """A request failed on it while it is out: not even in panic before then."""
-        store_f64(&self.c.panic_after, until)
+    cpdef void hold_panic(self, double now, double first_s, double most_s) noexcept:
+        """A request failed on it while it is out: for a pause not even panic picks it.
+
+        The pause doubles with each that fails in a row, from ``first_s`` to ``most_s``.
+        """
+        cdef int pauses
+        if now >= load_f64(&self.c.panic_after):  # (others were under way with the one it is held for)
+            pauses = add_i32(&self.c.panic_pauses, 1) - 1
+            store_f64(&self.c.panic_after, now + grown(first_s, most_s, pauses))
+
+    cpdef void end_panic_pauses(self) noexcept:
+        """A request that was picked in panic succeeded."""
+        clear_panic(self.c)
 
     cpdef void note_outage(self, double now) noexcept:
         """It is out as of now, unless it was before: what makes its way back a slow one."""

@@ -130,7 +130,7 @@ ctypedef struct node_t:
     double healed_at
     double traffic_failed_at
     int32_t era  # of the window: results of an earlier one are forgotten
-    int32_t unused
+    int32_t panic_pauses  # since a request that was picked in panic succeeded
     double out_since  # of the outage under way
     double probe_expires  # until then the last probe's word holds
 
@@ -352,6 +352,11 @@ cdef inline void end_outage(node_t *c, double now, double ramp_after_s) noexcept
         store_f64(&c.ramp_from, now)
 
 
+cdef inline void clear_panic(node_t *c) noexcept nogil:
+    store_f64(&c.panic_after, 0.0)
+    store_i32(&c.panic_pauses, 0)
+
+
 cdef inline void heal_node(node_t *c, double now, double ramp_after_s) noexcept nogil:
     cdef int kind
     if load_i32(&c.state) > MOSTLY_HEALTHY:
@@ -360,7 +365,7 @@ cdef inline void heal_node(node_t *c, double now, double ramp_after_s) noexcept 
         add_i64(&c.verdict, 1)
     store_i32(&c.cause, CAUSE_NONE)
     store_f64(&c.ejected_until, 0.0)
-    store_f64(&c.panic_after, 0.0)
+    clear_panic(c)
     store_f64(&c.traffic_failed_at, 0.0)
     store_f64(&c.healed_at, now)
     # The failures that ejected it are paid for: they must not eject it a second time.

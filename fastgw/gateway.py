@@ -139,6 +139,7 @@ class Gateway:
         generation = self._builder.build(config, None, number=self._first_number)
         self.recorder.register(route.plan for route in generation.table.routes)
         self.generation = generation
+        self._follow_names(generation)
         self.dispatcher = Dispatcher(
             self.exchanges,
             generation.table,
@@ -213,6 +214,17 @@ class Gateway:
             self.is_prober = True
             assert self.generation is not None
             self._start_probes(self.generation)
+
+    def _follow_names(self, generation: Generation) -> None:
+        """Resolve the names of all nodes before anybody waits for them, and no others any longer."""
+        assert self.resolver is not None
+        pools = {*generation.pools.values()}
+        for built in generation.upstreams.values():
+            pools.update(built.probe_pools)
+        places = {(pool.host, pool.port) for pool in pools}
+        self.resolver.retain(places)
+        for host, port in places:
+            self.resolver.watch(host, port)
 
     def _start_probes(self, generation: Generation) -> None:
         for built in generation.upstreams.values():
@@ -325,6 +337,7 @@ class Gateway:
         self.exchanges.max_body_bytes = process.max_body_bytes
         if process.retry_budget_percent != old.config.process.retry_budget_percent:
             self.exchanges.budget = retry_budget(process)
+        self._follow_names(generation)
         kept = set(generation.nodes.values())
         self.exchanges.dead_nodes = {
             node: why for node, why in self.exchanges.dead_nodes.items() if node in kept
@@ -467,6 +480,7 @@ class Gateway:
             "clients_gone": self.exchanges.client_gone,
             "bodies_not_held": self.exchanges.unmovable,
             "streams_resumed": self.exchanges.resumed,
+            "tunnels": self.exchanges.tunnels,
             "reloads": self.reloads,
             "generation": generation.number if generation is not None else 0,
             "objects": len(gc.get_objects()),

@@ -10,9 +10,10 @@ nothing of it.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 from functools import partial
+from hashlib import sha256
 from typing import Any
 from urllib.parse import urlencode
 
@@ -42,7 +43,9 @@ from .plugins.proxy_rewrite import ProxyRewrite
 from .proxy.account_check import AccountChecker, CheckedNode
 from .proxy.plan import NodeLink, RoutePlan
 from .proxy.probe import ProbedNode, Prober, ProbeSettings, Watch, probe_request
+from .redaction import Redactor
 from .routing import Route, RouteTable
+from .secret import Secret, reveal, secrets_in
 from .shared_state import MAX_NODES
 from .wire.head import RequestTemplate
 from .wire.pool import Pool, PoolSettings
@@ -330,11 +333,10 @@ class Builder:
             server_name=host.partition(":")[0],
         )
         path = check.http_path
-        fields = check.req_headers
+        fields = revealed(check.req_headers)
         if config.instance is not None:  # its probes sign in as its requests do
-            if config.auth_query:
-                path += ("&" if "?" in path else "?") + urlencode(config.auth_query)
-            fields += config.auth_headers
+            path = with_query(path, config.auth_query)
+            fields += revealed(config.auth_headers)
         request = b""
         if check.type != "tcp":
             request = probe_request(check.http_method, path, host.encode(), fields)
@@ -358,7 +360,11 @@ class Builder:
                 continue
             tls, server_name = self._trust(config, built.config, whole)
             host = host_for(config, built.config)
-            fields = (("Accept", "application/json"), ("Accept-Encoding", "identity"), *config.auth_headers)
+            fields = (
+                ("Accept", "application/json"),
+                ("Accept-Encoding", "identity"),
+                *revealed(config.auth_headers),
+            )
             models, balance = (
                 probe_request("GET", with_query(path, config.auth_query), host, fields) if path else b""
                 for path in (check.models_path, check.balance_path)
@@ -392,7 +398,16 @@ class Builder:
         links: tuple[NodeLink, ...] = ()
         if built is not None:
             links = tuple(
-                self._link(built, position, fields, dropped, host, passthrough=passthrough, is_llm=is_llm)
+                self._link(
+                    built,
+                    position,
+                    fields,
+                    dropped,
+                    host,
+                    plugins=route.plugins,
+                    passthrough=passthrough,
+                    is_llm=is_llm,
+                )
                 for position in range(len(built.config.nodes))
             )
         retries = upstream.retries if upstream is not None else None
@@ -424,6 +439,7 @@ class Builder:
             strip_prefix=route.strip_prefix.encode(),
             resumes=is_llm and route.on_stream_failure == "resume",
             moves_too_long=is_llm and route.on_context_length == "move",
+            enables_websocket=route.enable_websocket,
             dropped_answer_fields=(*OWN_FIELDS, *(LLM_ANSWER_FIELDS if is_llm else ())),
         )
 
@@ -435,12 +451,13 @@ class Builder:
         dropped: set[bytes],
         rewritten_host: bytes | None,
         *,
+        plugins: tuple[PluginConfig, ...],
         passthrough: bool,
         is_llm: bool,
     ) -> NodeLink:
         upstream = built.config
         node = upstream.nodes[position]
-        auth = [(name.lower().encode(), value.encode()) for name, value in node.auth_headers]
+        auth = [(name.lower().encode(), value.encode()) for name, value in revealed(node.auth_headers)]
         auth_names = frozenset(name for name, _ in auth)
         sent = [field for field in fields if field[0] not in auth_names] + auth
         drop = set(dropped) | auth_names | set(OWN_FIELDS) | {b"x-fastgw-*"}
@@ -481,11 +498,15 @@ class Builder:
                 if node.instance is not None
                 else None
             ),
-            query=urlencode(node.auth_query).encode(),
+            query=urlencode(revealed(node.auth_query)).encode(),
             paths=paths_of(node.provider or "", node.instance.path) if node.instance is not None else None,
             auth_names=auth_names,
             prefix_target=prefix_path.encode(),
             limits_per_model=node.provider is not None and DIALECTS[node.provider].limits_per_model,
+            redactor=Redactor(
+                secrets_in(node.auth_headers, node.auth_query, *(plugin.conf for plugin in plugins)),
+                by_shape=is_llm,
+            ),
         )
 
     @staticmethod
@@ -584,13 +605,20 @@ def is_ip(host: str) -> bool:
 
 
 def record_key(upstream: str, node: NodeConfig) -> str:
-    """What a node's health belongs to. It holds the credentials: nothing may show it."""
+    """What a node's health belongs to: of its credentials a digest."""
     parts = [upstream, node.host, str(node.port)]
     if node.instance is not None:  # two of them may be at one place with one key, for two models
         parts.append(node.name)
+    credentials = []
     for pairs in (node.auth_headers, node.auth_query):
-        parts += [f"{len(pairs)}", *(text for pair in pairs for text in pair)]
-    return "\0".join(parts)
+        credentials += [f"{len(pairs)}", *(text for pair in revealed(pairs) for text in pair)]
+    digest = sha256("\0".join(credentials).encode("utf-8", "surrogatepass"))
+    return "\0".join((*parts, digest.hexdigest()))
+
+
+def revealed(pairs: Iterable[tuple[str, str | Secret]]) -> tuple[tuple[str, str], ...]:
+    """Names and values as they are sent."""
+    return tuple((name, reveal(value)) for name, value in pairs)
 
 
 def split_port(host: str) -> str:
@@ -609,11 +637,11 @@ def host_for(node: NodeConfig, upstream: UpstreamConfig) -> bytes:
     return (name if node.port == standard else f"{name}:{node.port}").encode()
 
 
-def with_query(path: str, arguments: tuple[tuple[str, str], ...]) -> str:
+def with_query(path: str, arguments: tuple[tuple[str, Secret], ...]) -> str:
     """A path of our own with a node's query arguments."""
     if not arguments:
         return path
-    return f"{path}{'&' if '?' in path else '?'}{urlencode(arguments)}"
+    return f"{path}{'&' if '?' in path else '?'}{urlencode(revealed(arguments))}"
 
 
 def deadlines_of(deadlines: Deadlines, timeouts: Timeouts | None) -> Deadlines:
@@ -627,6 +655,7 @@ def deadlines_of(deadlines: Deadlines, timeouts: Timeouts | None) -> Deadlines:
         head_stream_s=timeouts.read_s,
         head_s=timeouts.read_s,
         idle_s=timeouts.read_s,
+        tunnel_idle_s=timeouts.read_s,
     )
 
 

@@ -20,6 +20,8 @@ from fastgw.proxy import exchange as exchange_module
 from fastgw.proxy.exchange import Exchange
 from fastgw.proxy.exchanges import Exchanges
 from fastgw.proxy.plan import NodeLink, RoutePlan
+from fastgw.redaction import Redactor
+from fastgw.secret import Secret
 from fastgw.wire import client_connection as client_module
 from fastgw.wire import node_connection as node_module
 from fastgw.wire.client_connection import ClientConnection, ClientState, Listener
@@ -150,6 +152,7 @@ class Bench:
                     if models and position
                     else None,
                     limits_per_model=limits_per_model,
+                    redactor=Redactor([Secret(f"Bearer secret-of-{node.name}")], by_shape=is_llm),
                 )
             )
         self.plan = RoutePlan(

@@ -5,14 +5,15 @@ from __future__ import annotations
 import json
 import re
 import socket
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from time import monotonic
 from typing import Any
 
-from rig import CONFIG, MESSAGES, Providers, Rig, wait_until
-from wire_ends import Client, Message, answer, chunked, post
+from rig import CONFIG, MESSAGES, Providers, Rig, running, wait_until
+from wire_ends import Client, Message, Peer, ScriptedNode, answer, chunked, config_for, node, post, serving
 
 from fastgw._core import Node
 from fastgw.balancing.upstream import AttemptOutcome
@@ -229,3 +230,42 @@ def chat_answer(request: Message, *fields: str) -> bytes:
             b"\r\n\r\n", "".join(f"\r\n{f}" for f in fields).encode() + b"\r\n\r\n"
         ) + chunked(*EVENTS)
     return answer(COMPLETION, "Content-Type: application/json", *fields)
+
+
+# --- A primary that plays a script ------------------------------------------------------------
+
+
+@dataclass
+class Pair:
+    """A gateway between a primary that plays a script and a healthy backup."""
+
+    rig: Rig
+    primary: ScriptedNode
+    backup: ScriptedNode
+
+    def check(self, health: Health, begin: float, *, moved: bool, replays: int = 0) -> None:
+        """What each node was asked, and what is thought of it."""
+        assert (len(self.primary.asked), len(self.backup.asked)) == (1, 1 if moved else 0)
+        check_health(self.rig, f"127.0.0.1:{self.primary.port}", health, begin)
+        check_health(self.rig, f"127.0.0.1:{self.backup.port}", SUCCEEDED if moved else UNASKED, begin)
+        assert self.rig.counts()["uncertain_replays"] == replays
+
+    def check_answer(self, got: Message, health: Health, begin: float, *, replays: int = 0) -> None:
+        """... and whose answer it is; it moved unless the primary succeeded."""
+        moved = health.outcome != "succeeded"
+        by = self.backup if moved else self.primary
+        assert (got.status, got["x-fastgw-upstream"]) == (200, f"127.0.0.1:{by.port}"), got.raw
+        assert got["x-fastgw-attempts"] == ("2" if moved else "1")
+        self.check(health, begin, moved=moved, replays=replays)
+
+
+@contextmanager
+def pair(
+    ca_dir: Path,
+    script: Callable[[Peer], None],
+    healthy: Callable[[Message], bytes] = chat_answer,
+    **config: str,
+) -> Iterator[Pair]:
+    with node(script) as primary, node(serving(healthy)) as backup:
+        with running(ca_dir, config_for(primary.port, backup.port, provider="openai", **config)) as rig:
+            yield Pair(rig, primary, backup)

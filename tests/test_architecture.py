@@ -19,8 +19,8 @@ LAYERS = [  # top to bottom; names on one line never import each other
     {"proxy"},
     {"routing", "embed"},
     {"balancing", "llm", "wire"},
-    {"_core", "errors", "_version"},
-    {"_node"},
+    {"_core", "errors", "_version", "redaction"},
+    {"_node", "secret"},
     {"_record"},
     {"_shm", "_clock"},
 ]

@@ -273,6 +273,7 @@ def running_workers(
     if config is not None:
         (directory / "c.yaml").write_text(config)
         flags += ["-c", "c.yaml"]
+    env = {"FASTGW_CORE_DUMPS": "1", **env}  # so that ``owner_of`` may look, whoever runs the tests
     process = Process("run", *flags, cwd=directory, env=environment(directory, **env))
     workers = Workers(process, count, directory)
     try:

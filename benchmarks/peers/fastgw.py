@@ -55,7 +55,9 @@ class Fastgw(Peer):
     def command(self, upstream: Upstream, port: int, *, streams: bool) -> list[str]:
         path = self.processes.path("fastgw.yaml")
         path.write_text(json.dumps(self.config(upstream, port), indent=2))
-        return [own_python(), "-m", "fastgw", "run", "-c", str(path), "--log-level", "warning"]
+        # What counts its calls and instructions attaches to it.
+        options = ["--log-level", "warning", "--core-dumps"]
+        return [own_python(), "-m", "fastgw", "run", "-c", str(path), *options]
 
     def cwd(self) -> Path:
         return ROOT

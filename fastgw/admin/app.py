@@ -22,6 +22,7 @@ from ..errors import BodyTooLarge, ClientError, FastgwError
 from ..gateway import Gateway
 from ..proxy import answers
 from ..proxy.phases import CONTINUE
+from ..secret import Secret
 from ..server import Address
 from ..wire.client_connection import ClientConnection, Listener
 from ..wire.events import ExchangeEvents
@@ -90,9 +91,9 @@ class Admin:
         token: asked for as ``Authorization: Bearer``; None: none is needed.
     """
 
-    def __init__(self, gateway: Gateway, *, token: str | None = None) -> None:
+    def __init__(self, gateway: Gateway, *, token: Secret | None = None) -> None:
         self.gateway = gateway
-        self.token = token.encode() if token else None
+        self.token = token or None
         self.address: Address | None = None
         self.listener = Listener(
             self.accept,
@@ -222,7 +223,7 @@ class Admin:
         if self.token is None:
             return True
         scheme, _, given = (head.get(b"authorization") or b"").partition(b" ")
-        return scheme.lower() == b"bearer" and compare_digest(given.strip(), self.token)
+        return scheme.lower() == b"bearer" and compare_digest(given.strip(), self.token.reveal().encode())
 
     # --- Endpoints ----------------------------------------------------------------------------
 

@@ -16,6 +16,7 @@ from ..balancing.upstream import Upstream
 from ..config.model import RouteConfig
 from ..generation import BuiltUpstream, Generation
 from ..llm.body import scan
+from ..llm.outcome import scopes_of
 from ..proxy.plan import NodeLink, RoutePlan
 from .readiness import Readiness
 
@@ -216,9 +217,11 @@ def _rests(built: BuiltUpstream, plan: RoutePlan, question: Question, now: float
     if question.model is None:
         return {}
     endpoint = endpoint_of(question.method.encode(), question.target.partition("?")[0].encode())
+    facts = scan(question.body) if question.body else None
+    scopes = scopes_of(endpoint, facts.traits if facts is not None else 0)
     found = {}
     for position, model in enumerate(plan.models_for(question.model)):
-        rest = built.upstream.models.rest_of(position, model, endpoint, now)
+        rest = built.upstream.models.rest_of(position, model, scopes, now)
         if rest is not None:
             found[position] = (
                 f"{model} is {rest.reason} there, tried again in {rest.ends_at(now) - now:.0f} s"

@@ -19,6 +19,7 @@ class Deadlines:
     node_write_s: float = 30.0  # the node takes nothing of the request
     client_write_s: float = 120.0  # the client takes nothing of the answer
     total_s: float = 600.0  # everything, all attempts included
+    tunnel_idle_s: float = 600.0  # between bytes of a WebSocket connection, which has no other limit
 
 
 def patience(told: bytes) -> float:

@@ -69,7 +69,7 @@ class HealthPolicy:
     probe_hold_s: float = 30.0  # probes silent for so long no longer keep a node out; > 2 intervals
     panic: str = "trials"  # all nodes out: "trials" or "all"
     panic_in_flight: int = 8  # requests at a time per node in panic "trials"
-    panic_pause_s: float = 0.5  # no panic request to a node on which one has just failed
+    panic_pause_s: float = 0.6  # no panic request to a node on which so many have failed; less at first
 
     # Written by the user; None: the built-in classes of statuses decide.
     passive_success_statuses: frozenset[int] | None = None

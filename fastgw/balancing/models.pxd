@@ -16,9 +16,9 @@ cdef class ModelTable:
     ) except -1
     @cython.locals(end=double)
     cpdef misfit(
-        self, int position, str model, bytes endpoint, str reason, double started_at, double now
+        self, int position, str model, bytes scope, str reason, double started_at, double now
     )
-    cpdef passed(self, int position, str model, bytes endpoint, double started_at, double now)
-    cpdef rest_of(self, int position, str model, bytes endpoint, double now)
-    cpdef claim(self, int position, str model, bytes endpoint, double now)
+    cpdef passed(self, int position, str model, tuple scopes, double started_at, double now)
+    cpdef rest_of(self, int position, str model, tuple scopes, double now)
+    cpdef claim(self, int position, str model, tuple scopes, double now)
     cpdef list resting(self, int position, double now)

@@ -42,7 +42,8 @@ class ModelRest:
 
 class ModelTable:
     """The records of one upstream, by the node's position, the model it was sent and, where that matters,
-    the endpoint: a model that is unknown to embeddings may be a chat model.
+    a scope: the endpoint, for a model that is unknown to embeddings may be a chat model, or a capability,
+    for one that takes no pictures takes text.
 
     ``count`` is their number: where it is 0, nothing needs to be asked.
 
@@ -110,19 +111,21 @@ class ModelTable:
         return False
 
     def misfit(
-        self, position: int, model: str, endpoint: bytes, reason: str, started_at: float, now: float
+        self, position: int, model: str, scope: bytes, reason: str, started_at: float, now: float
     ) -> None:
-        """The node does not have this model at this endpoint."""
-        rest = self._rest(position, model, endpoint, reason, False, now)
+        """The node does not have this model in this scope."""
+        rest = self._rest(position, model, scope, reason, False, now)
         if rest is None or (rest.since > 0.0 and rest.since >= started_at):
             return
         end = now + _grown(self._misfit_s, self._misfit_max_s, rest.times)
         rest.times += 1
         self._extend(rest, end, now)
 
-    def passed(self, position: int, model: str, endpoint: bytes, started_at: float, now: float) -> None:
+    def passed(
+        self, position: int, model: str, scopes: tuple[bytes, ...], started_at: float, now: float
+    ) -> None:
         """A request for this model was served. Late news ends nothing, and no term ends before its time."""
-        for key in ((position, model, b""), (position, model, endpoint)):
+        for key in _keys(position, model, scopes):
             rest = self._rests.get(key)
             if rest is not None and rest.since < started_at and (now >= rest.until or not rest.is_limit):
                 del self._rests[key]
@@ -130,21 +133,21 @@ class ModelTable:
 
     # --- What requests ask ----------------------------------------------------------------------
 
-    def rest_of(self, position: int, model: str, endpoint: bytes, now: float) -> ModelRest | None:
-        """The record that keeps a request for this model off this node now; of two the longer one."""
+    def rest_of(self, position: int, model: str, scopes: tuple[bytes, ...], now: float) -> ModelRest | None:
+        """The record that keeps a request for this model off this node now; of several the longest one."""
         if now >= self._prune_at:
             self._prune(now)
         found = None
-        for key in ((position, model, b""), (position, model, endpoint)):
+        for key in _keys(position, model, scopes):
             rest = self._rests.get(key)
             if rest is not None and rest.ends_at(now) > now:
                 if found is None or rest.ends_at(now) > found.ends_at(now):
                     found = rest
         return found
 
-    def claim(self, position: int, model: str, endpoint: bytes, now: float) -> None:
+    def claim(self, position: int, model: str, scopes: tuple[bytes, ...], now: float) -> None:
         """A request for this model goes to this node: if a term is over this is the trial."""
-        for key in ((position, model, b""), (position, model, endpoint)):
+        for key in _keys(position, model, scopes):
             rest = self._rests.get(key)
             if rest is not None and now >= rest.until:
                 rest.lease = now + self._trial_lease_s
@@ -156,10 +159,10 @@ class ModelTable:
     # --- Records --------------------------------------------------------------------------------
 
     def _rest(
-        self, position: int, model: str, endpoint: bytes, reason: str, is_limit: bool, now: float
+        self, position: int, model: str, scope: bytes, reason: str, is_limit: bool, now: float
     ) -> ModelRest | None:
         """The record of this model, made if need be."""
-        key = (position, model, endpoint)
+        key = (position, model, scope)
         rest = self._rests.get(key)
         if rest is None and len(model) <= MAX_NAME:
             if len(self._rests) >= CAPACITY:
@@ -185,6 +188,11 @@ class ModelTable:
             if now - rest.until >= memory_s:
                 del self._rests[key]
         self.count = len(self._rests)
+
+
+def _keys(position: int, model: str, scopes: tuple[bytes, ...]) -> list[tuple[int, str, bytes]]:
+    """Where a request of these scopes has to look: what holds for the model as a whole, first."""
+    return [(position, model, scope) for scope in (b"", *scopes)]
 
 
 def _grown(base_s: float, max_s: float, times: int) -> float:

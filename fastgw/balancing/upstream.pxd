@@ -8,7 +8,7 @@ from fastgw.balancing.models cimport ModelTable
 
 
 cdef int _HTTP
-cdef int _NORMAL, _TRIAL, _ACTIVE
+cdef int _NORMAL, _TRIAL, _PANIC, _ACTIVE
 cdef int _SUCCEEDED, _BUSY, _FAILED, _DEAD, _FORBIDDEN, _IGNORED
 cdef double _FAILURE_MEMORY_S
 
@@ -39,7 +39,7 @@ cdef class Upstream:
     cdef int _rate_min, _rate_percent, _forbidden_needed
     cdef double _busy_s, _busy_max_s, _overload_s, _cooling_max_s
     cdef double _dead_s, _dead_max_s
-    cdef double _panic_pause_s, _probe_hold_s, _ramp_after_s
+    cdef double _panic_pause_s, _panic_first_s, _probe_hold_s, _ramp_after_s
 
     # Attempts
 
@@ -47,8 +47,8 @@ cdef class Upstream:
     cpdef Attempt start_attempt(self, double now, Tried tried=*)
 
     @cython.locals(attempt=Attempt, table=ModelTable, alone=Tried, position=int, other=int)
-    cpdef Attempt start_for(self, double now, Tried tried, tuple models, bytes endpoint, bint insists)
-    cpdef bint is_limited(self, double now, tuple models, bytes endpoint) except -1
+    cpdef Attempt start_for(self, double now, Tried tried, tuple models, tuple scopes, bint insists)
+    cpdef bint is_limited(self, double now, tuple models, tuple scopes) except -1
 
     @cython.locals(node=Node, position=int)
     cpdef object skip_failing(self, double now, Tried tried)
@@ -56,7 +56,7 @@ cdef class Upstream:
     cpdef double next_recovery(self, double now)
 
     @cython.locals(earliest=double, at=double, end=double, position=int)
-    cpdef double next_recovery_for(self, double now, tuple models, bytes endpoint)
+    cpdef double next_recovery_for(self, double now, tuple models, tuple scopes)
     # Probes
     @cython.locals(entered=cython.bint)
     cpdef bint record_probe(self, Node node, int report, double now, thresholds=*) except -1
@@ -89,7 +89,7 @@ cdef class Attempt(Pick):
 
     @cython.locals(upstream=Upstream, is_nodes=cython.bint)
     cpdef bint busy_for(self, str model, double until, double now) except -1
-    cpdef bint misfit(self, str model, bytes endpoint, str reason, double now) except -1
+    cpdef bint misfit(self, str model, bytes scope, str reason, double now) except -1
 
     @cython.locals(upstream=Upstream, node=Node, entered=cython.bint)
     cpdef bint dead(self, double now) except -1

@@ -43,8 +43,11 @@ _DEAD = 4
 _FORBIDDEN = 5
 _IGNORED = 6
 _HTTP = 1  # an errors.FailureKind
+PANIC_STEPS = 256  # the first pause of panic is this part of the longest: every other request may be answered
+
 _NORMAL = 0
 _TRIAL = 1
+_PANIC = 2
 _ACTIVE = 2
 
 _FAILURE_MEMORY_S = 600.0  # so long a failure of live traffic is not wiped away by a probe's success
@@ -129,6 +132,7 @@ class Upstream:
         self._dead_s = policy.dead_reprobe_s
         self._dead_max_s = policy.dead_reprobe_max_s
         self._panic_pause_s = policy.panic_pause_s
+        self._panic_first_s = policy.panic_pause_s / PANIC_STEPS
         self._probe_hold_s = policy.probe_hold_s
         self._ramp_after_s = policy.slow_start_after_s if policy.slow_start_s else 0.0
         self.models = ModelTable(
@@ -159,7 +163,7 @@ class Upstream:
         return attempt
 
     def start_for(
-        self, now: float, tried: Tried, models: tuple[str, ...], endpoint: bytes, insists: bool
+        self, now: float, tried: Tried, models: tuple[str, ...], scopes: tuple[bytes, ...], insists: bool
     ) -> Attempt | None:
         """As ``start_attempt`` for a request of which more is known: nodes that are known to refuse its
 
@@ -168,7 +172,7 @@ class Upstream:
         Args:
             tried: what the exchange has tried; those that are left out are added as skipped.
             models: the model each node would be sent, by position.
-            endpoint: as ``balancing.retry.endpoint_of`` says it.
+            scopes: what else of it a node may refuse: see ``ModelTable``.
             insists: where only nodes are left that do not have the model, they are asked all the same,
                 the one first that may have it soonest. A rate limit is never tried against.
         """
@@ -178,7 +182,7 @@ class Upstream:
         for position, model in enumerate(models):
             if position in tried:
                 continue
-            rest = table.rest_of(position, model, endpoint, now)
+            rest = table.rest_of(position, model, scopes, now)
             if rest is None:
                 continue
             tried.skip(position)
@@ -197,13 +201,13 @@ class Upstream:
                 if attempt is not None:
                     break
         if attempt is not None:
-            table.claim(attempt.position, models[attempt.position], endpoint, now)
+            table.claim(attempt.position, models[attempt.position], scopes, now)
         return attempt
 
-    def is_limited(self, now: float, models: tuple[str, ...], endpoint: bytes) -> bool:
+    def is_limited(self, now: float, models: tuple[str, ...], scopes: tuple[bytes, ...]) -> bool:
         """Does a rate limit of its model keep a request off any node?"""
         for position, model in enumerate(models):
-            rest = self.models.rest_of(position, model, endpoint, now)
+            rest = self.models.rest_of(position, model, scopes, now)
             if rest is not None and rest.is_limit:
                 return True
         return False
@@ -229,12 +233,12 @@ class Upstream:
         """When the first node is expected back, monotonic seconds; ``now`` if one is available."""
         return self._selector.next_recovery(now)
 
-    def next_recovery_for(self, now: float, models: tuple[str, ...], endpoint: bytes) -> float:
+    def next_recovery_for(self, now: float, models: tuple[str, ...], scopes: tuple[bytes, ...]) -> float:
         """As ``next_recovery``, for a request as ``start_for`` knows it."""
         earliest = self.next_recovery(now) if not models else 0.0
         for position, model in enumerate(models):
             at = self.nodes[position].recovery(now, self.health.trials)
-            rest = self.models.rest_of(position, model, endpoint, now)
+            rest = self.models.rest_of(position, model, scopes, now)
             if rest is not None:
                 end = rest.ends_at(now)
                 if end > at:
@@ -453,14 +457,14 @@ class Attempt(Pick):
         if is_nodes:
             return self.busy(until, now)
         if self.kind != _NORMAL or not self.node.is_usable():
-            self.node.hold_panic(now + upstream._panic_pause_s)
+            self.node.hold_panic(now, upstream._panic_pause_s, upstream._panic_pause_s)
         return self.end(_BUSY)
 
-    def misfit(self, model: str, endpoint: bytes, reason: str, now: float) -> bool:
-        """The node does not have this model: ``ignored``, and it is not asked for it for a while."""
+    def misfit(self, model: str, scope: bytes, reason: str, now: float) -> bool:
+        """The node does not have this model in this scope: ``ignored``, and not asked for it for a while."""
         if self.outcome:
             return False
-        self.owner.models.misfit(self.position, model, endpoint, reason, self.started_at, now)
+        self.owner.models.misfit(self.position, model, scope, reason, self.started_at, now)
         return self.ignored(now)
 
     def dead(self, now: float) -> bool:
@@ -510,11 +514,11 @@ class Attempt(Pick):
         is_late = self.is_out_of_date() or (on_probation and self.is_overtaken())
         if is_late and not upstream._counts_late:
             if not node.is_usable():
-                node.hold_panic(now + upstream._panic_pause_s)
+                node.hold_panic(now, upstream._panic_first_s, upstream._panic_pause_s)
             return
         node.note_result(True, now)
         if on_probation:
-            node.hold_panic(now + upstream._panic_pause_s)
+            node.hold_panic(now, upstream._panic_first_s, upstream._panic_pause_s)
         if not upstream._counts:
             return
         usable = node.is_usable()
@@ -559,7 +563,9 @@ class Attempt(Pick):
             node.cool_for(now, upstream._busy_s, upstream._busy_max_s, upstream._spread(), told)
         node.note_outage(now)
         if self.kind != _NORMAL or not node.is_usable():
-            node.hold_panic(now + upstream._panic_pause_s)
+            # One that is overloaded may have room a moment later; one that counts requests has none.
+            first_s = upstream._panic_first_s if overload else upstream._panic_pause_s
+            node.hold_panic(now, first_s, upstream._panic_pause_s)
 
     def _credit(self, now: float) -> None:
         """A success on a node about which there was something to clear."""
@@ -572,6 +578,8 @@ class Attempt(Pick):
             node.leave(entered)
 
     def _clear(self, node: Node, upstream: Upstream, now: float) -> None:
+        if self.kind == _PANIC:
+            node.end_panic_pauses()
         if self.is_out_of_date() and not upstream._counts_late:
             return
         if self.kind != _NORMAL or not self.is_overtaken():

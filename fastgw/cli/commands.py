@@ -65,6 +65,12 @@ def main() -> None:
 )  # fmt: skip
 @options.connect_to
 @options.ca_file
+@options.credentials_dir
+@options.insecure_key_file
+@option(
+    "--core-dumps", is_flag=True,
+    help="Let the process be dumped and traced by its user. For debugging: its memory holds the keys.",
+)  # fmt: skip
 def run(**flags: Any) -> None:
     """Run the gateway.
 
@@ -83,7 +89,9 @@ def run(**flags: Any) -> None:
 @options.profile
 @option("--listen", callback=parsed(canonical_address), multiple=True, metavar="ADDRESS",
         help="Check as if run with this --listen.")  # fmt: skip
-def check(file: str | None, form: str, profile: str | None, listen: tuple[str, ...]) -> None:
+@options.credentials_dir
+@options.insecure_key_file
+def check(form: str, **flags: Any) -> None:
     """Check a configuration and start nothing: every mistake at once, with its file:line:column.
 
     Ends with 1 if there is a mistake.
@@ -91,7 +99,7 @@ def check(file: str | None, form: str, profile: str | None, listen: tuple[str, .
     from fastgw.cli import check as checking
     from fastgw.cli.overrides import Overrides
 
-    sys.exit(checking.run(Overrides.from_flags(file=file, profile=profile, listen=listen), form))
+    sys.exit(checking.run(Overrides.from_flags(**flags), form))
 
 
 @main.command()
@@ -103,6 +111,8 @@ def check(file: str | None, form: str, profile: str | None, listen: tuple[str, .
 @option("--host", metavar="NAME", help="The request's Host, where routes have hosts.")
 @option("--url", metavar="URL", help="The admin port of a running gateway that is asked: http://HOST:PORT.")
 @option("--admin-token-file", type=options.FILE, metavar="FILE", help="The token that it asks for.")
+@options.credentials_dir
+@options.insecure_key_file
 @option("--format", "form", type=click.Choice(["text", "json"]), default="text",
         help="text for people, json for programs.")  # fmt: skip
 @option("--outcomes", is_flag=True, help="Print instead what each answer of a provider means.")

@@ -40,6 +40,7 @@ from fastgw.cli.source import Source
 from fastgw.config.model import Config
 from fastgw.errors import FastgwError
 from fastgw.gateway import Settings, try_to_build
+from fastgw.secret import packed, secrets_in
 from fastgw.server import Address, Certificate, ListenFailed, hold_port, open_sockets, remove_path
 from fastgw.shared_state import SharedState, Undertaker
 from fastgw.supervisor import DRAIN, READY, STOP, Channel, Message, Role, Supervisor
@@ -182,6 +183,7 @@ class _Crew:
         config, generation = self._config, 1
         if self._latest is not None:
             generation, _, config = unpack_reload(self._latest)
+            logs.hide(secrets_in(config))
         post = Post(self._shared.of_worker(number), inherited, channel, generation, self._simulated)
         return serve(Process(config, self._source, post))
 
@@ -254,7 +256,7 @@ class _Crew:
             logger.error("reload refused, the running configuration stays:\n%s", error)
             self._supervisor.tell(REFUSED, str(error).encode(errors="replace"))
             return
-        self._spread(pickle.dumps(settled(config, self._config.process)), None)
+        self._spread(packed(settled(config, self._config.process)), None)
 
     def _spread(self, config: bytes, origin: int | None) -> None:
         """Give all the same value: no worker reads the file, which may have changed again."""

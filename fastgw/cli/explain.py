@@ -22,6 +22,7 @@ from fastgw.cli.options import Exit
 from fastgw.cli.overrides import OFF, Overrides
 from fastgw.cli.source import Source
 from fastgw.errors import FastgwError
+from fastgw.secret import Secret
 
 if TYPE_CHECKING:
     from fastgw.admin.explain import Question
@@ -137,7 +138,7 @@ def _told(overrides: Overrides, question: Question, url: str | None) -> dict[str
     return told | {"note": note} if note else told
 
 
-def ask(url: str, question: Question, token: str | None, timeout_s: float) -> dict[str, Any]:
+def ask(url: str, question: Question, token: Secret | None, timeout_s: float) -> dict[str, Any]:
     """What a running gateway says, by its admin port. Raises NoAnswer."""
     if not url.startswith(("http://", "https://")):
         raise NoAnswer(f"{url}: expected http://HOST:PORT, the address of an admin port")
@@ -156,7 +157,7 @@ def ask(url: str, question: Question, token: str | None, timeout_s: float) -> di
     try:
         request = urllib.request.Request(f"{place}/admin/explain?{query}")
         if token:
-            request.add_header("Authorization", f"Bearer {token}")
+            request.add_header("Authorization", f"Bearer {token.reveal()}")
         with opener.open(request, timeout=timeout_s) as answer:
             told = json.loads(answer.read(MAX_ANSWER_BYTES))
     except urllib.error.HTTPError as error:

@@ -1,32 +1,50 @@
 """The operational log: one line per record on standard error, as text or JSON, never with a key in it.
 
 Lines are written by a thread of their own, so that a terminal or pipe that takes no more holds up no
-request; when too many wait, further ones are dropped and counted. What looks like a key is masked in
-the finished line, tracebacks included: nothing should ever put one there, this is the net below.
+request; when too many wait, further ones are dropped and counted. The secrets of the configuration, and
+what looks like a key, are masked in the finished text, tracebacks included, which no filter of records
+would see: nothing should ever put one there, this is the net below. The access log needs none: it is
+written from fields that never hold one.
 """
 
 import json
 import logging
 import os
-import re
 import select
 import sys
 import threading
 import time
-from collections.abc import Callable
+import traceback
+from collections import deque
+from collections.abc import Callable, Iterable
 from queue import SimpleQueue
+from types import TracebackType
 from typing import Any, Final
+
+from fastgw.redaction import PATTERNS, Redactor
+from fastgw.secret import Secret
 
 MAX_WAITING: Final = 4096  # lines
 MAX_LINE_CHARS: Final = 64 * 1024
 
-_KEY = re.compile(r"\bsk-[\w-]{6,}")
-_CREDENTIAL = re.compile(r"\b(bearer|basic)(\s+|%20|\+)[\w.~+/=-]{8,}", re.IGNORECASE)
+_redactor = PATTERNS
+# Of the last configurations: one that was refused is told of here, too, and does not replace the running one.
+_hidden: deque[frozenset[Secret]] = deque(maxlen=8)
+
+
+def hide(secrets: Iterable[Secret]) -> None:
+    """From now on, mask a configuration's secrets in the log."""
+    global _redactor
+    newest = frozenset(secrets)
+    if newest in _hidden:
+        _hidden.remove(newest)
+    _hidden.append(newest)
+    _redactor = Redactor(frozenset().union(*_hidden))
 
 
 def mask(text: str) -> str:
-    """The text with what looks like a key hidden."""
-    return _CREDENTIAL.sub(r"\1\2***", _KEY.sub("sk-***", text))
+    """The text with the secrets that are known, and what looks like one, hidden."""
+    return _redactor.mask(text)
 
 
 def _printable(text: str) -> str:
@@ -51,8 +69,8 @@ class TextFormatter(logging.Formatter):
         if record.stack_info:
             text += "\n" + record.stack_info
         name = f"{record.name}: {source}" if (source := getattr(record, "source", None)) else record.name
-        line = f"{_utc(record.created)} {record.levelname.lower():7} {name}: {text[:MAX_LINE_CHARS]}"
-        return mask(_printable(line)).replace("\n", "\n    ")
+        line = f"{_utc(record.created)} {record.levelname.lower():7} {name}: {mask(text)[:MAX_LINE_CHARS]}"
+        return _printable(line).replace("\n", "\n    ")
 
 
 class JsonFormatter(logging.Formatter):
@@ -66,16 +84,16 @@ class JsonFormatter(logging.Formatter):
             "time": _utc(record.created),
             "level": record.levelname.lower(),
             "logger": record.name,
-            "message": mask(record.getMessage()[:MAX_LINE_CHARS]),
+            "message": mask(record.getMessage())[:MAX_LINE_CHARS],
         }
         if source := getattr(record, "source", None):
             entry["source"] = source
         if record.exc_info:
-            entry["exception"] = mask(self.formatException(record.exc_info)[:MAX_LINE_CHARS])
+            entry["exception"] = mask(self.formatException(record.exc_info))[:MAX_LINE_CHARS]
         fields = getattr(record, "fields", None)
         if isinstance(fields, dict):
             entry |= fields
-        return mask(json.dumps(entry, default=str))
+        return PATTERNS.mask(json.dumps(entry, default=str))
 
 
 FORMATTERS: Final[dict[str, Callable[[], logging.Formatter]]] = {"text": TextFormatter, "json": JsonFormatter}
@@ -162,6 +180,26 @@ def configure(level: str, form: str) -> None:
         logging.raiseExceptions = False
     _handler.setFormatter(FORMATTERS[form]())
     logging.getLogger("fastgw").setLevel(level.upper())
+
+
+def hook_exceptions() -> None:
+    """Mask also what the interpreter itself says, of exceptions that nobody has caught."""
+    sys.excepthook = _say
+    threading.excepthook = lambda told: _say(told.exc_type, told.exc_value, told.exc_traceback)
+    sys.unraisablehook = lambda told: _say(
+        told.exc_type,
+        told.exc_value,
+        told.exc_traceback,
+        f"{told.err_msg or 'Exception ignored in'}: {told.object!r}\n",
+    )
+
+
+def _say(
+    kind: type[BaseException], error: BaseException | None, trace: TracebackType | None, before: str = ""
+) -> None:
+    text = before + "".join(traceback.format_exception(kind, error, trace))
+    if sys.stderr is not None:
+        sys.stderr.write(mask(text))
 
 
 def before_forks() -> None:

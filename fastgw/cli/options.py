@@ -98,6 +98,14 @@ ca_file = option(
     "--ca-file", type=click.Path(exists=True, dir_okay=False, readable=True), metavar="FILE",
     help="Trust the certificates in FILE instead of the system's.",
 )  # fmt: skip
+credentials_dir = option(
+    "--credentials-dir", type=click.Path(file_okay=False), metavar="DIR",
+    help="Where the files are that ${credential:NAME} stands for. [default: CREDENTIALS_DIRECTORY]",
+)  # fmt: skip
+insecure_key_file = option(
+    "--insecure-key-file", is_flag=True,
+    help="Take files with keys although their group or others may read them.",
+)  # fmt: skip
 log_level = option(
     "--log-level", type=click.Choice(LOG_LEVELS, case_sensitive=False),
     help="Of the log on standard error. [default: info]",

@@ -10,8 +10,10 @@ from dataclasses import dataclass, replace
 from typing import Any, Self
 
 from fastgw.cli.options import canonical_address
+from fastgw.config import key_file
 from fastgw.config.model import Config, Profile
 from fastgw.config.problems import ConfigErrors, Problem
+from fastgw.secret import Secret
 
 TOKEN_VARIABLE = "FASTGW_ADMIN_TOKEN"
 MIN_TOKEN_CHARS, MAX_TOKEN_CHARS = 16, 4096
@@ -39,6 +41,9 @@ class Overrides:
     drain_s: float | None = None
     connect_to: tuple[tuple[str, int, str, int], ...] = ()
     ca_file: str | None = None
+    credentials_dir: str | None = None
+    insecure_key_file: bool = False  # taken although others may read it
+    core_dumps: bool = False  # for debugging: the process may be dumped and traced
 
     @classmethod
     def from_flags(
@@ -75,34 +80,35 @@ class Overrides:
             log_format=self.log_format or process.log_format or "text",
             drain_s=process.drain_s if self.drain_s is None else self.drain_s,
             ca_file=os.path.abspath(self.ca_file) if self.ca_file else process.ca_file,
+            credentials_dir=(
+                os.path.abspath(self.credentials_dir) if self.credentials_dir else process.credentials_dir
+            ),
         )
         return replace(config, process=settled)
 
-    def admin_token(self, env: Mapping[str, str]) -> str | None:
+    def admin_token(self, env: Mapping[str, str]) -> Secret | None:
         """The token of the flag, else of the environment. Raises ConfigErrors: it is none."""
         file = self.admin_token_file
         if file is None:
             token = env.get(TOKEN_VARIABLE)
             return _token(token, TOKEN_VARIABLE) if token else None
         try:
-            with open(file, "rb") as stream:
-                content = stream.read(MAX_TOKEN_CHARS + 2)
-        except OSError as error:
-            raise _refused(file, f"cannot be read: {error.strerror}") from None
-        return _token(content.decode("latin-1").strip(), file)
+            return _token(key_file.read(file, allows_exposed=self.insecure_key_file).strip(), file)
+        except key_file.BadKeyFile as error:
+            raise _refused(file, *error.args) from None
 
 
 def _canonical_admin(text: str | None) -> str | None:
     return text if text is None or text == OFF else canonical_address(text)
 
 
-def _token(text: str, origin: str) -> str:
+def _token(text: str, origin: str) -> Secret:
     if not MIN_TOKEN_CHARS <= len(text) <= MAX_TOKEN_CHARS or not text.isascii() or not text.isprintable():
         raise _refused(
             origin, f"expected a token of {MIN_TOKEN_CHARS} to {MAX_TOKEN_CHARS} printable characters"
         )
-    return text
+    return Secret(text)
 
 
-def _refused(file: str, message: str) -> ConfigErrors:
-    return ConfigErrors([Problem(file, 1, 1, "", message)])
+def _refused(file: str, message: str, hint: str = "") -> ConfigErrors:
+    return ConfigErrors([Problem(file, 1, 1, "", message, hint)])

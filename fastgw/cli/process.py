@@ -33,6 +33,7 @@ from fastgw.config.model import Config, ProcessConfig
 from fastgw.config.problems import ConfigErrors
 from fastgw.errors import ConfigError, FastgwError
 from fastgw.gateway import Gateway, Settings
+from fastgw.secret import packed, secrets_in
 from fastgw.server import Address, ListenFailed, on_signals
 from fastgw.shared_state import SharedState
 from fastgw.supervisor import DRAIN, READY, REOPEN, STOP, Channel
@@ -45,6 +46,7 @@ logger = logging.getLogger("fastgw.process")
 WANTED_DESCRIPTORS = 65_536  # two per request in flight, and some
 CONFIGURATION = "configuration"  # a message: what all workers are to have from now on
 REFUSED = "refused"  # a message: a reload got no further than the supervisor, and why
+_PR_SET_DUMPABLE = 4  # of linux/prctl.h
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # of malloc.h
 CONTROL_PORT = 9990  # of the simulated providers, where it is free
 
@@ -52,12 +54,16 @@ CONTROL_PORT = 9990  # of the simulated providers, where it is free
 def run(overrides: Overrides) -> Exit:
     """Run until a signal ends it; returns the exit code. Says on standard error what is wrong."""
     faulthandler.enable()
+    logs.hook_exceptions()
+    if not overrides.core_dumps:
+        _forbid_dumps()
     source = Source.choose(overrides, os.environ)
     try:
         config = source.load()
     except ConfigErrors as errors:
         return refused(errors)
     process = config.process
+    logs.hide(secrets_in(config))
     logs.configure(process.log_level or "info", process.log_format or "text")
     _adjust_limits()
     _keep_heap()
@@ -91,14 +97,25 @@ def refused(error: FastgwError) -> Exit:
 
 
 def _adjust_limits() -> None:
-    """As many descriptors as we may have; and no core dump: it would hold the providers' keys."""
+    """As many descriptors as we may have."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     wanted = WANTED_DESCRIPTORS if hard == resource.RLIM_INFINITY else min(hard, WANTED_DESCRIPTORS)
     if soft != resource.RLIM_INFINITY and soft < wanted:
         with contextlib.suppress(ValueError, OSError):
             resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+
+
+def _forbid_dumps() -> None:
+    """Let nobody write or read our memory, which holds the providers' keys; children inherit that.
+
+    The limit is for core files. It does not hold where the kernel pipes dumps to a program; there, and
+    against a debugger or a reader of /proc/PID/mem or environ of the same user, not being dumpable does.
+    """
     with contextlib.suppress(ValueError, OSError):
-        resource.setrlimit(resource.RLIMIT_CORE, (0, resource.getrlimit(resource.RLIMIT_CORE)[1]))
+        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    prctl = getattr(ctypes.CDLL(None, use_errno=True), "prctl", None)
+    if prctl is not None and prctl(_PR_SET_DUMPABLE, *(ctypes.c_ulong(0),) * 4):
+        logger.warning("this process can be dumped: %s", os.strerror(ctypes.get_errno()))
 
 
 def _keep_heap() -> None:
@@ -330,13 +347,14 @@ class Process:
         if origin == self._post.shared.worker and config == gateway.generation.config:
             gateway.generation.number = number  # as the others know it
             return  # it was this worker that was asked to load it
+        logs.hide(secrets_in(config))
         logs.configure(config.process.log_level or "info", self._config.process.log_format or "text")
         gateway.take(config, number)
 
     def _announce_reload(self, config: Config) -> None:
         """This worker was asked to reload, and has: all others must."""
         assert self._post is not None
-        self._post.channel.send(CONFIGURATION, pickle.dumps(config))
+        self._post.channel.send(CONFIGURATION, packed(config))
 
 
 def announce(config: Config, source: Source, started: Started) -> None:
@@ -368,6 +386,7 @@ def load_again(source: Source, running: ProcessConfig) -> Config:
         ConfigErrors: it is refused.
     """
     config = source.load()
+    logs.hide(secrets_in(config))
     new = config.process
     refuse_exposure(replace(config, process=replace(new, listen=running.listen)))  # where we do listen
     for name in (*_PROCESS, *_LISTENER):
@@ -403,7 +422,7 @@ _LISTENER = (
 
 
 def pack_reload(number: int, origin: int | None, config: bytes) -> bytes:
-    """A message to all workers: a generation's number, the worker it comes from, the pickled value."""
+    """A message to all workers: a generation's number, the worker it comes from, the packed value."""
     return pickle.dumps((number, origin, config))
 
 

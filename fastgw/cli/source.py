@@ -10,6 +10,7 @@ from fastgw import config as reader
 from fastgw.cli.exposure import refuse_exposure
 from fastgw.cli.overrides import Overrides
 from fastgw.config.model import Config
+from fastgw.secret import HiddenMapping
 
 FOUND_FILE = "gateway.yaml"
 EMBEDDED_NAME = "<embedded>"
@@ -24,7 +25,7 @@ class Source:
     """
 
     overrides: Overrides
-    env: Mapping[str, str]
+    env: HiddenMapping
     file: str | None  # None: the embedded default
     missing_keys: tuple[str, ...] = ()  # of the embedded default
 
@@ -32,11 +33,13 @@ class Source:
     def choose(cls, overrides: Overrides, env: Mapping[str, str], directory: Path | None = None) -> Self:
         """A file that was named, else ``gateway.yaml`` here, else the embedded default."""
         if overrides.file is not None:
-            return cls(overrides, dict(env), overrides.file)
+            return cls(overrides, HiddenMapping(env), overrides.file)
         found = FOUND_FILE if directory is None else str(directory / FOUND_FILE)
         if os.path.lexists(found):
-            return cls(overrides, dict(env), found)
-        return cls(overrides, dict(env), None, tuple(name for name in PROVIDER_KEYS if not env.get(name)))
+            return cls(overrides, HiddenMapping(env), found)
+        return cls(
+            overrides, HiddenMapping(env), None, tuple(name for name in PROVIDER_KEYS if not env.get(name))
+        )
 
     @property
     def is_simulated(self) -> bool:
@@ -51,14 +54,20 @@ class Source:
         """
         profile = self.overrides.profile
         if self.file is not None:
-            config = reader.load(self.file, profile=profile, env=self.env)
+            config = reader.load(
+                self.file,
+                profile=profile,
+                env=self.env,
+                credentials_dir=self.overrides.credentials_dir,
+                allows_exposed=self.overrides.insecure_key_file,
+            )
         else:
             env = self.env
             if self.is_simulated:
                 from fastgw.simulator import DEFAULT_KEYS
 
                 keys = {f"{name.upper()}_API_KEY": key for name, key in DEFAULT_KEYS.items()}
-                env = {**env, **keys}
+                env = HiddenMapping({**env, **keys})
             config = reader.loads(reader.embedded(env), file=EMBEDDED_NAME, profile=profile, env=env)
         config = self.overrides.laid_over(config, self.env)
         refuse_exposure(config)

@@ -22,6 +22,7 @@ from fastgw.config.model import (
     read_only,
 )
 from fastgw.config.problems import Path
+from fastgw.secret import Secret
 
 _PORTS = {"http": 80, "https": 443}
 _STRATEGIES: Final = {"http_429": frozenset((429,)), "http_5xx": frozenset(range(500, 600))}
@@ -36,7 +37,7 @@ class _Endpoint:
     host: str
     port: int
     path: str | None = None
-    query: tuple[tuple[str, str], ...] = ()
+    query: tuple[tuple[str, Secret], ...] = ()
 
 
 def upstream_of(
@@ -167,7 +168,7 @@ def _parsed(url: SplitResult) -> _Endpoint:
     port = url.port if url.port is not None else _PORTS[url.scheme]
     if port == 0:
         raise ValueError("port 0")
-    query = tuple(parse_qsl(url.query, keep_blank_values=True))
+    query = tuple((name, Secret(value)) for name, value in parse_qsl(url.query, keep_blank_values=True))
     return _Endpoint(url.scheme, host, port, url.path if url.path not in ("", "/") else None, query)
 
 

@@ -9,12 +9,11 @@ from __future__ import annotations
 
 import os
 import re
-import stat
 from dataclasses import replace
 from pathlib import Path as FilePath
 from typing import Any
 
-from fastgw.config import defaults
+from fastgw.config import defaults, key_file
 from fastgw.config.addresses import is_loopback, parse_connect_to, parse_host, parse_listen, with_port
 from fastgw.config.marks import Document
 from fastgw.config.model import (
@@ -35,25 +34,42 @@ from fastgw.config.model import (
     UpstreamConfig,
 )
 from fastgw.config.problems import Path, Report, path_text, shown
+from fastgw.secret import Secret
 
 Values = dict[str, Any]
 
 _EMPTY_CREDENTIAL = re.compile(r"\s*(?:bearer|basic)?\s*", re.IGNORECASE)
+# Of header fields whose values are nobody's business.
+_PRIVATE = re.compile(r"auth|cookie|credential|key|pass|secret|session|signature|token", re.IGNORECASE)
 _DEFAULT_PORTS = {"http": 80, "https": 443}
 AI_PLUGINS = ("ai-proxy", "ai-proxy-multi")  # they bring an upstream of their own
 
 
 class Builder:
-    """Makes the parts of a Config. ``form`` is "adc" or "apisix": it selects defaults."""
+    """Makes the parts of a Config.
+
+    Args:
+        form: "adc" or "apisix": it selects defaults.
+        base: the directory that relative paths start from.
+        allows_exposed: files with keys are taken also if others may read them.
+    """
 
     def __init__(
-        self, document: Document, report: Report, *, profile: Profile, form: str, base: FilePath
+        self,
+        document: Document,
+        report: Report,
+        *,
+        profile: Profile,
+        form: str,
+        base: FilePath,
+        allows_exposed: bool = False,
     ) -> None:
         self.document = document
         self.report = report
         self.profile = profile
         self.form = form
         self.base = base
+        self.allows_exposed = allows_exposed
         self.is_llm = profile is Profile.LLM
 
     def error(self, path: Path, message: str, hint: str = "") -> None:
@@ -69,6 +85,11 @@ class Builder:
     def shown(self, value: str, path: Path) -> str:
         """A value of the file for a message, unless it may be a secret."""
         return "a hidden value" if self.document.is_secret(path) else shown(value)
+
+    def hidden(self, value: str, name: str, path: Path) -> str | Secret:
+        """The value of a header field, a secret if its name says so or if it came from outside the file."""
+        is_secret = path in self.document.expanded or _PRIVATE.search(name)
+        return Secret(value) if is_secret else value
 
     # --- Upstreams ---
 
@@ -220,7 +241,7 @@ class Builder:
         check = replace(check, **times)  # type: ignore[arg-type]
         return check if check.models_path or check.balance_path else None
 
-    def credentials(self, auth: Values, kind: str, path: Path) -> tuple[tuple[str, str], ...]:
+    def credentials(self, auth: Values, kind: str, path: Path) -> tuple[tuple[str, Secret], ...]:
         """The header fields or query arguments of an ``auth`` object below path."""
         found = []
         for name, value in (auth.get(kind) or {}).items():
@@ -228,7 +249,7 @@ class Builder:
             if _EMPTY_CREDENTIAL.fullmatch(text):
                 below = (*path, "auth", kind, name)
                 self.error(below, "this credential is empty", "is the variable set, but to nothing?")
-            found.append((name, text))
+            found.append((name, Secret(text)))
         return tuple(found)
 
     # --- Health checks ---
@@ -259,7 +280,7 @@ class Builder:
             http_method=values.get("http_method", "GET"),
             http_path=values.get("http_path", "/"),
             verify=values.get("https_verify_certificate", True),
-            req_headers=self._header_lines(values),
+            req_headers=self._header_lines(values, path),
             healthy_interval_s=self._interval(healthy, unhealthy),
             healthy_statuses=self._statuses(written, defaults.ACTIVE.healthy_statuses),
             successes=whole(written, "successes", defaults.ACTIVE.successes),
@@ -284,11 +305,12 @@ class Builder:
             return frozenset(int(status) for status in found if status is not None)
         return None if self.is_llm else unwritten
 
-    def _header_lines(self, values: Values) -> tuple[tuple[str, str], ...]:
+    def _header_lines(self, values: Values, path: Path) -> tuple[tuple[str, str | Secret], ...]:
         pairs = []
-        for line in (*(values.get("req_headers") or ()), *(values.get("http_request_headers") or ())):
-            name, _, value = (line or "").partition(":")
-            pairs.append((name, value.strip(" \t")))
+        for key in ("req_headers", "http_request_headers"):
+            for index, line in enumerate(values.get(key) or ()):
+                name, _, value = (line or "").partition(":")
+                pairs.append((name, self.hidden(value.strip(" \t"), name, (*path, key, index))))
         return tuple(pairs)
 
     def _passive(self, upstream: Values, path: Path) -> PassiveCheck | None:
@@ -352,6 +374,7 @@ class Builder:
                 from fastgw.config.ai_proxy import upstream_of
 
                 upstream = upstream_of(self, name, conf, below, owner=str(owner.get("name", id)), id=id)
+                normal = {"_meta": conf["_meta"]} if "_meta" in conf else {}
             found[name] = PluginConfig(name, normal, upstream, self.mark(below))
         return found
 
@@ -374,15 +397,21 @@ class Builder:
         for index, pattern in enumerate(pairs):
             if index % 2 == 0 and isinstance(pattern, str) and not _is_regex(pattern):
                 self.error((*path, "regex_uri", index), "not a regular expression")
+        conf = {key: self._from_outside(value, (*path, key)) for key, value in conf.items()}
         headers = conf.get("headers")
         if not headers:
             return conf
-        if not any(isinstance(headers.get(verb), (dict, list)) for verb in ("add", "set", "remove")):
+        has_verbs = any(isinstance(headers.get(verb), (dict, list)) for verb in ("add", "set", "remove"))
+        if not has_verbs:
             headers = {"set": headers}
         normal: Values = {}
         for verb in ("add", "set"):
+            below = (*path, "headers", verb) if has_verbs else (*path, "headers")
             if headers.get(verb):
-                normal[verb] = {name: _header_value(value) for name, value in headers[verb].items()}
+                normal[verb] = {
+                    name: self._header_value(value, name, (*below, name))
+                    for name, value in headers[verb].items()
+                }
                 for name in normal[verb]:
                     if name.lower() == "host":
                         self.error(
@@ -393,6 +422,19 @@ class Builder:
         if headers.get("remove"):
             normal["remove"] = [name for name in headers["remove"] if name]
         return {**conf, "headers": normal}
+
+    def _from_outside(self, value: Any, path: Path) -> Any:
+        """A text or a list of texts, in which those that came from outside the file are secrets."""
+        if isinstance(value, list):
+            return [self._from_outside(item, (*path, index)) for index, item in enumerate(value)]
+        return Secret(value) if isinstance(value, str) and path in self.document.expanded else value
+
+    def _header_value(self, value: Any, name: str, path: Path) -> Any:
+        """A text, or a list of texts for several lines."""
+        if isinstance(value, list):
+            items = [(index, item) for index, item in enumerate(value) if item is not None]
+            return [self._header_value(item, name, (*path, index)) for index, item in items]
+        return self.hidden(number_text(value), name, path)
 
     def consumers(self, values: Any, path: Path) -> tuple[ConsumerConfig, ...]:
         """The clients and their keys. Two with the same name or key are a mistake."""
@@ -406,7 +448,7 @@ class Builder:
                     (*below, "username"),
                     f"two consumers have the name {self.shown(name, (*below, 'username'))}",
                 )
-            own: list[str] = []
+            own: list[Secret] = []
             for place, conf in self._key_confs(item, below):
                 key = conf.get("key")
                 if not key or (conf.get("_meta") or {}).get("disable"):
@@ -414,7 +456,7 @@ class Builder:
                 if keys.setdefault(key, place) != place:
                     line = self.document.position(keys[key])[0]
                     self.error((*place, "key"), "this key is in use already", f"first in line {line}")
-                own.append(key)
+                own.append(Secret(key))
             consumers.append(ConsumerConfig(name, tuple(own), self.mark(below)))
         return tuple(consumers)
 
@@ -484,6 +526,10 @@ class Builder:
                     "an admin interface that others can reach needs a token",
                     "write admin_token",
                 )
+        if taken.get("admin_token"):
+            taken["admin_token"] = Secret(taken["admin_token"])
+        if taken.get("credentials_dir"):
+            taken["credentials_dir"] = str((self.base / taken["credentials_dir"]).absolute())
         connections = []
         for index, text in enumerate(taken.pop("connect_to", ())):
             try:
@@ -501,8 +547,8 @@ class Builder:
         if not values:
             return None
         certificate, key = (self.file(values, name, path) for name in ("certificate", "key"))
-        if key and os.access(key, os.R_OK) and os.stat(key).st_mode & (stat.S_IRGRP | stat.S_IROTH):
-            self.warning((*path, "key"), "others on this machine may read this file", "chmod 600")
+        if key and os.access(key, os.R_OK) and not self.allows_exposed and key_file.is_exposed(key):
+            self.error((*path, "key"), key_file.EXPOSED, key_file.EXPOSED_HINT)
         return TlsConfig(certificate or "", key or "", str(values.get("min_version", "1.2")))
 
     def _address(self, text: str, path: Path) -> str | None:
@@ -566,14 +612,6 @@ def merged(*levels: dict[str, PluginConfig]) -> tuple[PluginConfig, ...]:
 def number_text(value: Any) -> str:
     """A header value as text: YAML's numbers are taken as they would be written."""
     return value if isinstance(value, str) else format(value)
-
-
-def _header_value(value: Any) -> str | list[str]:
-    return (
-        [number_text(item) for item in value if item is not None]
-        if isinstance(value, list)
-        else number_text(value)
-    )
 
 
 def whole(values: Values, key: str, unwritten: Any) -> Any:

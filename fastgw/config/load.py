@@ -8,19 +8,28 @@ from collections.abc import Mapping
 from pathlib import Path as FilePath
 
 from fastgw.config.model import Config, Profile
+from fastgw.config.origins import Origins
 from fastgw.config.problems import ConfigErrors, Problem, Report, TooManyProblems
+from fastgw.secret import HiddenMapping
 
 MAX_BYTES = 1024 * 1024
 
 
 def load(
-    path: str | os.PathLike[str], *, profile: Profile | None = None, env: Mapping[str, str] | None = None
+    path: str | os.PathLike[str],
+    *,
+    profile: Profile | None = None,
+    env: Mapping[str, str] | None = None,
+    credentials_dir: str | None = None,
+    allows_exposed: bool = False,
 ) -> Config:
     """Read and check a configuration file.
 
     Args:
         profile: the defaults to use; None: what the file says, else llm.
         env: where variables come from; None: this process's environment.
+        credentials_dir: where credentials come from; None: what the file says, else what env says.
+        allows_exposed: files with keys are taken also if others may read them.
 
     Raises:
         ConfigErrors: with every mistake found. Nothing else is raised for anything a file can hold.
@@ -32,7 +41,9 @@ def load(
         raise _refused(file, f"cannot be read: {error.strerror or 'unknown error'}") from None
     except ValueError:
         raise _refused(file, "not a file name") from None
-    return _loads(_decoded(data, file), file, FilePath(file).parent, profile, env)
+    base = FilePath(file).parent
+    origins = Origins(_hidden(env), base, credentials_dir, allows_exposed)
+    return _loads(_decoded(data, file), file, profile, origins)
 
 
 def loads(
@@ -50,7 +61,11 @@ def loads(
         raise _refused(file, "not text in UTF-8") from None
     if size > MAX_BYTES:
         raise _refused(file, f"larger than {MAX_BYTES // 2**20} MiB")
-    return _loads(text, file, FilePath(base), profile, env)
+    return _loads(text, file, profile, Origins(_hidden(env), FilePath(base)))
+
+
+def _hidden(env: Mapping[str, str] | None) -> HiddenMapping:
+    return env if isinstance(env, HiddenMapping) else HiddenMapping(os.environ if env is None else env)
 
 
 def _read(file: str) -> bytes:
@@ -83,12 +98,10 @@ def _refused(file: str, message: str, hint: str = "", line: int = 1, column: int
     return ConfigErrors([Problem(file, line, column, "", message, hint)])
 
 
-def _loads(
-    text: str, file: str, base: FilePath, profile: Profile | None, env: Mapping[str, str] | None
-) -> Config:
+def _loads(text: str, file: str, profile: Profile | None, origins: Origins) -> Config:
     report = Report(file)
     try:
-        config = _checked(text, report, base, profile, os.environ if env is None else env)
+        config = _checked(text, report, profile, origins)
     except TooManyProblems:
         config = None
     if config is None or report.problems:
@@ -96,9 +109,7 @@ def _loads(
     return config
 
 
-def _checked(
-    text: str, report: Report, base: FilePath, profile: Profile | None, env: Mapping[str, str]
-) -> Config | None:
+def _checked(text: str, report: Report, profile: Profile | None, origins: Origins) -> Config | None:
     """The steps, in order; each works on all that the one before could make sense of."""
     from fastgw.config import (  # with YAML and jsonschema
         adc,
@@ -120,11 +131,16 @@ def _checked(
         report.error(
             (last, 1), (), "an apisix.yaml ends with the line #END", "without it the file may be half written"
         )
-    variables.expand(document, report, env, base)
+    variables.expand(document, report, origins)
     validate.validate(document, report, form)
     data = document.data
     builder = Builder(
-        document, report, profile=profile or Profile(data.get("profile", "llm")), form=form, base=base
+        document,
+        report,
+        profile=profile or Profile(data.get("profile", "llm")),
+        form=form,
+        base=origins.base,
+        allows_exposed=origins.allows_exposed,
     )
     routes = (adc if form == "adc" else apisix_yaml).routes(data, builder)
     consumers = builder.consumers(data.get("consumers"), ("consumers",))

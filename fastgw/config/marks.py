@@ -41,10 +41,10 @@ _SYNTAX_HINTS = (
 class Document:
     """The values of one file. Positions are (line, column), counted from 1."""
 
-    data: Any
+    data: Any = field(repr=False)
     marks: dict[Path, tuple[int, int]] = field(default_factory=dict)
     key_marks: dict[Path, tuple[int, int]] = field(default_factory=dict)
-    raw: dict[Path, str] = field(default_factory=dict)  # text of scalars that YAML did not read as text
+    raw: dict[Path, str] = field(default_factory=dict, repr=False)  # scalars that are not text, as written
     broken: set[Path] = field(default_factory=set)  # reported already: say no more about them
     expanded: set[Path] = field(default_factory=set)  # came from a variable or file: never shown
 

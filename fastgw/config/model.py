@@ -3,7 +3,7 @@
 Nothing here knows sockets or objects; ``gateway.py`` builds those from these values.
 Times are seconds, sizes bytes, weights and priorities integers.
 Values compare without their marks: what only moved to another line is unchanged.
-Fields that may hold keys are left out of ``repr``.
+Keys are ``Secret``: they are in no ``repr``, and are not pickled but by ``secret.packed``.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from typing import Any
 
 from ..balancing.deadlines import Deadlines as Deadlines  # one table for both
 from ..balancing.retry import Fallback as Fallback  # and one rule
+from ..secret import Secret
 
 EMPTY: Mapping[str, Any] = MappingProxyType({})
 
@@ -84,7 +85,7 @@ class ActiveCheck:
     http_method: str = "GET"
     http_path: str = "/"
     verify: bool = True
-    req_headers: tuple[tuple[str, str], ...] = field(default=(), repr=False)
+    req_headers: tuple[tuple[str, str | Secret], ...] = field(default=(), repr=False)
     healthy_interval_s: float = 1.0
     healthy_statuses: frozenset[int] | None = None
     successes: int = 2
@@ -113,10 +114,12 @@ class InstanceConfig:
     """How a request is written for a node that is an instance of an ai-proxy plugin."""
 
     path: str | None = None  # of every call whose kind is known; None: the provider's own
-    options: Mapping[str, Any] = field(default_factory=lambda: EMPTY, hash=False)  # replace body fields
+    options: Mapping[str, Any] = field(
+        default_factory=lambda: EMPTY, hash=False, repr=False
+    )  # replace body fields
     max_tokens: int | None = None
     patches: Mapping[str, Mapping[str, Any]] = field(
-        default_factory=lambda: EMPTY, hash=False
+        default_factory=lambda: EMPTY, hash=False, repr=False
     )  # by kind of call: merged into the body
     patch_forced: bool = False  # over what the client wrote
 
@@ -145,8 +148,8 @@ class NodeConfig:
     name: str = ""  # "host:port" when the file gives none
     provider: str | None = None  # known hosts imply it
     dialect: str | None = None  # the provider its requests are adapted to; None: they stay as they are
-    auth_headers: tuple[tuple[str, str], ...] = field(default=(), repr=False)
-    auth_query: tuple[tuple[str, str], ...] = field(default=(), repr=False)
+    auth_headers: tuple[tuple[str, Secret], ...] = ()
+    auth_query: tuple[tuple[str, Secret], ...] = ()
     models: tuple[tuple[str, str | None], ...] = ()  # (glob, model) in written order; None: as asked
     capabilities: tuple[tuple[str, bool], ...] = ()  # over what its provider is known for
     strict: bool = False  # gets no request whose meaning would have to be altered for it
@@ -154,7 +157,7 @@ class NodeConfig:
     max_in_flight: int = 0  # 0: no limit
     ca_file: str | None = None
     account: AccountCheck | None = None  # None: its credential is not checked
-    metadata: Mapping[str, Any] = field(default_factory=lambda: EMPTY, hash=False)
+    metadata: Mapping[str, Any] = field(default_factory=lambda: EMPTY, hash=False, repr=False)
     scheme: str | None = None  # None: the upstream's
     active: ActiveCheck | None = None  # None: the upstream's
     instance: InstanceConfig | None = None  # of an ai-proxy plugin
@@ -213,10 +216,13 @@ class UpstreamConfig:
 
 @dataclass(frozen=True, slots=True)
 class PluginConfig:
-    """One plugin of a route or service: its name and its conf as written (validated)."""
+    """One plugin of a route or service: its name and its conf as written (validated).
+
+    Of a plugin that brings an upstream the conf is in that, and only what all plugins have is here.
+    """
 
     name: str
-    conf: Mapping[str, Any] = field(repr=False, hash=False)  # may hold keys
+    conf: Mapping[str, Any] = field(hash=False, repr=False)
     upstream: UpstreamConfig | None = None  # of a plugin that brings its own
     mark: Mark | None = field(default=None, compare=False)
 
@@ -250,7 +256,7 @@ class ConsumerConfig:
     """A client known by its keys (key-auth)."""
 
     username: str
-    keys: tuple[str, ...] = field(repr=False)
+    keys: tuple[Secret, ...]
     mark: Mark | None = field(default=None, compare=False)
 
 
@@ -269,12 +275,13 @@ class ProcessConfig:
 
     listen: tuple[str, ...] = ()  # () : the command line's default
     admin: str | None = None
-    admin_token: str | None = field(default=None, repr=False)
+    admin_token: Secret | None = None
     workers: int = 1  # processes
     drain_s: float = 30.0
     access_log: str | None = None
     log_level: str | None = None
     log_format: str | None = None
+    credentials_dir: str | None = None  # where ${credential:NAME} is; None: where the environment says
     tls: TlsConfig | None = None
     ca_file: str | None = None
     connect_to: tuple[tuple[str, int, str, int], ...] = ()  # "" and 0: any, or unchanged

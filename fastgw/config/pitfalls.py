@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from fastgw.config.addresses import is_ip
 from fastgw.config.build import Builder, known_provider
 from fastgw.config.model import ConsumerConfig, Mark, NodeConfig, PluginConfig, RouteConfig
+from fastgw.secret import Secret, reveal
 
 _CREDENTIALS = ("authorization", "api-key", "x-api-key")
 _VARIABLE = re.compile(r"(?<!\\)\$")
@@ -65,7 +66,7 @@ def _warn_of_no_credential(route: RouteConfig, builder: Builder) -> None:
             )
 
 
-def _set_credentials(route: RouteConfig) -> Iterator[tuple[PluginConfig, str, list[str]]]:
+def _set_credentials(route: RouteConfig) -> Iterator[tuple[PluginConfig, str, list[str | Secret]]]:
     """The credential headers that proxy-rewrite sets: plugin, name, values."""
     for plugin in route.plugins:
         headers = plugin.conf.get("headers") if plugin.name == "proxy-rewrite" else None
@@ -77,7 +78,7 @@ def _set_credentials(route: RouteConfig) -> Iterator[tuple[PluginConfig, str, li
 
 def _literal_credentials(route: RouteConfig) -> Iterator[tuple[PluginConfig, str]]:
     for plugin, name, values in _set_credentials(route):
-        if any(value and not _VARIABLE.search(value) for value in values):
+        if any(value and not _VARIABLE.search(reveal(value)) for value in values):
             yield plugin, name
 
 

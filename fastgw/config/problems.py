@@ -12,18 +12,15 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from fastgw.errors import ConfigError
+from fastgw.redaction import Redactor, may_be_key
+from fastgw.secret import Secret
 
 Path = tuple[str | int, ...]
 
 MAX_PROBLEMS = 200  # more than anybody reads; bounds the work a hostile file can cause
 _SHOWN_CHARS = 60
-_MIN_SECRET_CHARS = 8
 
 _WORD = re.compile(r"[A-Za-z_][A-Za-z0-9_-]*", re.ASCII)
-# What provider keys and bearer tokens look like. A net below the rule that secret fields are never shown.
-_SECRET = re.compile(
-    r"\b(?:sk|pk|rk|ghp|xox[a-z])-[A-Za-z0-9_-]{4}|\b(?:bearer|basic)\s|[A-Za-z0-9+/_=-]{32}", re.IGNORECASE
-)
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -62,17 +59,14 @@ class Report:
         self.file = file
         self._problems: dict[Problem, None] = {}
         self._warnings: dict[Problem, None] = {}
-        self._hidden: set[str] = set()
+        self._redactor = Redactor(by_shape=False)
 
     def hide(self, value: str) -> None:
         """Let no message show this value, wherever it turns up. Short ones are no secrets."""
-        if len(value) >= _MIN_SECRET_CHARS:
-            self._hidden.add(value)
+        self._redactor.add([Secret(value)])
 
     def _problem(self, position: tuple[int, int], path: Path | str, message: str, hint: str) -> Problem:
-        texts = [path_text(path), message, hint]
-        for value in self._hidden:
-            texts = [text.replace(value, "(hidden)") for text in texts]
+        texts = map(self._redactor.mask, (path_text(path), message, hint))
         return Problem(self.file, *position, *texts)
 
     def error(self, position: tuple[int, int], path: Path | str, message: str, hint: str = "") -> None:
@@ -112,7 +106,7 @@ def path_text(path: Path | str) -> str:
     for part in path:
         if isinstance(part, int):
             text += f"[{part}]"
-        elif _WORD.fullmatch(part) and len(part) <= _SHOWN_CHARS and not _SECRET.search(part):
+        elif _WORD.fullmatch(part) and len(part) <= _SHOWN_CHARS and not may_be_key(part):
             text += f".{part}" if text else part
         else:
             text += f"[{shown(part)}]"
@@ -128,7 +122,7 @@ def shown(value: object) -> str:
     if value is None:
         return "nothing"
     if isinstance(value, str):
-        if _SECRET.search(value):
+        if may_be_key(value):
             return "a hidden value"
         if len(value) > _SHOWN_CHARS:
             value = value[: _SHOWN_CHARS - 1] + "…"

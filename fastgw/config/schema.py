@@ -376,6 +376,7 @@ _DEADLINES = _object(
         "node_write": _seconds("a node may take no bytes", default=30),
         "client_write": _seconds("a client may take no bytes", default=120),
         "total": _seconds("the whole exchange", default=600),
+        "tunnel_idle": _seconds("between bytes of a WebSocket connection, either way", default=600),
     },
     description="time limits of this route",
 )
@@ -554,6 +555,7 @@ _PROCESS = _object(
         "admin_token": _text(
             "what the admin interface asks for; needed unless it listens on loopback", 16, 1024
         ),
+        "credentials_dir": _text("directory of the files that ${credential:NAME} stands for", high=4096),
         "workers": _integer(1, 64, "worker processes", default=1),
         "drain": _seconds("streams may go on after a stop", or_zero=True, default=30),
         "access_log": _text('file of the access log, "-" for standard output, or off', high=4096),

@@ -1,9 +1,10 @@
-"""Variables in scalars: environment variables and files, expanded after parsing.
+"""Variables in scalars: environment variables, credentials and files, expanded after parsing.
 
 =========================  =======================================================================
 ``${NAME}``                environment variable; ``${NAME:=default}`` when it may be unset
 ``${{NAME}}``              the same, in APISIX's spelling; ``${{NAME:=default}}``
 ``$ENV://NAME``            a whole value; ``$env://NAME/key`` takes one key of a JSON object
+``${credential:NAME}``     the file of that name in the credential directory, without its last line break
 ``file://PATH``            a whole value: the file's text, without its last line break
 ``\\${NAME}``               the text ``${NAME}`` itself
 =========================  =======================================================================
@@ -15,27 +16,29 @@ Only what was written in the file is expanded, never what a variable or file bro
 from __future__ import annotations
 
 import json
-import os
 import re
-import stat
-from collections.abc import Mapping
 from enum import Enum
 from pathlib import Path as FilePath
 from typing import Any
 
+from fastgw.config import key_file
 from fastgw.config.marks import Document
+from fastgw.config.origins import Origins
 from fastgw.config.problems import Path, Report, nearest, shown
 
-MAX_FILE_BYTES = 64 * 1024
 MAX_VALUE_CHARS = 64 * 1024
 
 _REFERENCE = re.compile(
     r"\\\$\{"
     r"|\$\{\{ {0,8}(?P<braced>[A-Za-z_][A-Za-z0-9_]*) {0,8}(?::=(?P<braced_default>[^{}]*))?\}\}"
+    r"|\$\{credential:(?P<credential>[^{}]*)\}"
     r"|\$\{(?P<name>[A-Z_][A-Z0-9_]*)(?::=(?P<default>[^{}]*))?\}"
     r"|\$\{",
     re.ASCII,
 )
+_CREDENTIAL_NAME = re.compile(r"(?!\.{1,2}$)[A-Za-z0-9_.-]{1,255}", re.ASCII)
+CREDENTIALS_VARIABLE = "CREDENTIALS_DIRECTORY"  # systemd's
+_CREDENTIALS_DIR: Path = ("fastgw", "credentials_dir")
 _WHOLE_ENV = re.compile(r"\$env://([A-Za-z_][A-Za-z0-9_]*)(?:/(.+))?", re.ASCII | re.IGNORECASE)
 
 
@@ -51,22 +54,33 @@ class _Unresolved(Exception):
     """A reference that cannot be resolved: (message, hint)."""
 
 
-def expand(document: Document, report: Report, env: Mapping[str, str], base: FilePath) -> None:
-    """Replace every variable in the document's strings; each failure becomes a problem.
-
-    Args:
-        env: the environment to read.
-        base: the directory that relative ``file://`` paths start from.
-    """
-    _Expander(document, report, env, base).walk(document.data, ())
+def expand(document: Document, report: Report, origins: Origins) -> None:
+    """Replace every variable in the document's strings; each failure becomes a problem."""
+    _Expander(document, report, origins).walk(document.data, ())
 
 
 class _Expander:
-    def __init__(self, document: Document, report: Report, env: Mapping[str, str], base: FilePath) -> None:
+    def __init__(self, document: Document, report: Report, origins: Origins) -> None:
         self._document = document
         self._report = report
-        self._env = env
-        self._base = base
+        self._env = origins.env
+        self._origins = origins
+        self._credentials_dir: FilePath | None = None
+        self._credentials_dir = self._find_credentials_dir()
+
+    def _find_credentials_dir(self) -> FilePath | None:
+        """Where credentials are; the file's own word for it is expanded before all others."""
+        origins = self._origins
+        process = self._document.data.get("fastgw")
+        written = process.get("credentials_dir") if isinstance(process, dict) else None
+        if isinstance(written, str):
+            process["credentials_dir"] = written = self._scalar(written, _CREDENTIALS_DIR)
+        if origins.credentials_dir:
+            return FilePath(origins.credentials_dir)
+        if isinstance(written, str) and written:
+            return origins.base / written
+        named = self._env.get(CREDENTIALS_VARIABLE)
+        return FilePath(named) if named else None
 
     def walk(self, value: Any, path: Path) -> None:
         """Expand the strings inside a list or mapping, in place."""
@@ -74,7 +88,7 @@ class _Expander:
         for key, item in entries:
             below = (*path, key)
             if isinstance(item, str):
-                if "$" in item or item.startswith("file://"):
+                if ("$" in item or item.startswith("file://")) and below != _CREDENTIALS_DIR:
                     value[key] = self._scalar(item, below)
             elif isinstance(item, (dict, list)):
                 self.walk(item, below)
@@ -103,18 +117,22 @@ class _Expander:
             raise _Unresolved("secret managers are not supported yet", "use ${NAME} or file://PATH")
         expanded = _REFERENCE.sub(lambda match: self._replaced(match, path, place), text)
         if text.startswith("file://"):
-            return self._insert(self._file_text(expanded.removeprefix("file://"), path), path, place)
+            file = self._origins.base / expanded.removeprefix("file://")
+            return self._insert(self._file_text(file), path, place)
         return expanded
 
     def _replaced(self, match: re.Match[str], path: Path, place: _Place) -> str:
         if match[0] == "\\${":
             return match[0] if place is _Place.TEMPLATE else "${"
+        if match["credential"] is not None:
+            return self._insert(self._credential(match["credential"]), path, place)
         name = match["braced"] or match["name"]
         if name is None:
             if place is _Place.PLAIN:
                 raise _Unresolved(
                     "`${` begins no variable that is known here",
-                    "environment variables are written ${NAME} in capitals; \\${ is the text itself",
+                    "environment variables are written ${NAME} in capitals, credentials ${credential:NAME}; "
+                    "\\${ is the text itself",
                 )
             return match[0]
         default = match["braced_default"] if match["braced"] else match["default"]
@@ -146,26 +164,28 @@ class _Expander:
             ) from None
         return found if isinstance(found, str) else json.dumps(found)
 
-    def _file_text(self, name: str, path: Path) -> str:
-        try:
-            file = self._base / name
-            status = file.stat()
-            if not stat.S_ISREG(status.st_mode):
-                raise _Unresolved("not a regular file", "file:// reads a value from a file")
-            if status.st_size > MAX_FILE_BYTES:
-                raise _Unresolved(f"the file is larger than {MAX_FILE_BYTES} bytes", "")
-            with file.open("rb") as stream:
-                data = stream.read(MAX_FILE_BYTES)
-            text = data.decode()
-        except OSError as error:
-            raise _Unresolved(f"the file cannot be read: {error.strerror or 'unknown error'}", "") from None
-        except ValueError:
-            raise _Unresolved("the file is not text in UTF-8, or its name is not valid", "") from None
-        if os.name == "posix" and status.st_mode & (stat.S_IRGRP | stat.S_IROTH):
-            self._report.warning(
-                self._document.position(path), path, "others on this machine may read this file", "chmod 600"
+    def _credential(self, name: str) -> str:
+        if not _CREDENTIAL_NAME.fullmatch(name):
+            raise _Unresolved(
+                f"{shown(name)} is no name of a credential",
+                "letters, digits, `_`, `-` and `.`: a file's name",
             )
-        return text.removesuffix("\n").removesuffix("\r")
+        if self._credentials_dir is None:
+            raise _Unresolved(
+                "no credential directory is known",
+                f"--credentials-dir, fastgw: {{credentials_dir: DIR}}, or systemd's {CREDENTIALS_VARIABLE}",
+            )
+        try:
+            return self._file_text(self._credentials_dir / name)
+        except _Unresolved as error:
+            message, hint = error.args
+            raise _Unresolved(f"credential {name}: {message}", hint) from None
+
+    def _file_text(self, file: FilePath) -> str:
+        try:
+            return key_file.read(file, allows_exposed=self._origins.allows_exposed)
+        except key_file.BadKeyFile as error:
+            raise _Unresolved(*error.args) from None
 
 
 def _place(path: Path) -> _Place:

@@ -14,11 +14,13 @@ from typing import Any
 
 import orjson
 
-from fastgw.llm.body import BROKEN_OFF, answer_problem, is_broken_off
+from fastgw.llm.body import BROKEN_OFF, Trait, answer_problem, is_broken_off
 
 __all__ = [
+    "CAPABILITIES",
     "TABLE",
     "UNKNOWN_MODEL",
+    "UNSUPPORTED_CAPABILITY",
     "Headers",
     "Outcome",
     "ProviderError",
@@ -27,7 +29,9 @@ __all__ = [
     "answer_problem",
     "classify",
     "classify_error_event",
+    "missing_capability",
     "read_error",
+    "scopes_of",
     "table_text",
     "wait_of",
 ]
@@ -124,6 +128,20 @@ _ANY_ERROR = _on((400, 599))
 _REFUSALS = _on((400, 403), 404, 413, 422, 429)
 
 UNKNOWN_MODEL = "unknown_model"  # the reason of the misfit that is the model's own
+UNSUPPORTED_CAPABILITY = "unsupported_capability"  # ... of one that only some requests meet with
+
+# What a model may lack as a whole: its name, the traits of the requests that need it, how providers say
+# that it is not there. (A kind of response_format, or thinking, is a matter of more than one trait.)
+CAPABILITIES: tuple[tuple[bytes, Trait, tuple[str, ...]], ...] = (
+    (
+        b"images",
+        Trait.IMAGE,
+        ("does not support image", "unknown variant `image_url`", "image input is not supported"),
+    ),
+    (b"audio", Trait.AUDIO, ("does not support audio", "unknown variant `input_audio`")),
+    (b"files", Trait.FILE, ("unknown variant `file`",)),
+    (b"tools", Trait.TOOLS, ("does not support function calling", "does not support tools")),
+)
 
 # The first row that matches decides.
 TABLE: tuple[Rule, ...] = (
@@ -233,19 +251,13 @@ TABLE: tuple[Rule, ...] = (
     Rule(
         _on(400, 404, 415, 422),
         Verdict.MISFIT,
-        "unsupported_capability",
+        UNSUPPORTED_CAPABILITY,
         phrases=(
             "this response_format type is unavailable",
             "reasoning_content` in the thinking mode",
             "does not support this tool_choice",
-            "does not support function calling",
             "does not support tool",
-            "does not support image",
-            "does not support audio",
-            "unknown variant `image_url`",
-            "unknown variant `input_audio`",
-            "unknown variant `file`",
-            "image input is not supported",
+            *(phrase for _, _, phrases in CAPABILITIES for phrase in phrases),
         ),
     ),
     # One request above the whole limit of this account: waiting would not help it.
@@ -354,6 +366,24 @@ def _decide(status: int, error: ProviderError, headers: Headers | None, now_wall
     if known.overload:
         wait_s = min(wait_s, OVERLOAD_WAIT_MAX_S)
     return Outcome(known.verdict, known.reason, wait_s, known.overload, known.certain)
+
+
+def missing_capability(body: bytes, traits: int) -> bytes:
+    """Which of `CAPABILITIES` an error answer says is not there, b"" if that is none which a request needs.
+
+    Args:
+        traits: bits of `Trait`: of the request.
+    """
+    message = read_error(body).message
+    for name, needed, phrases in CAPABILITIES:
+        if traits & needed and any(phrase in message for phrase in phrases):
+            return name
+    return b""
+
+
+def scopes_of(endpoint: bytes, traits: int) -> tuple[bytes, ...]:
+    """What a model may be missing for: the endpoint, and the capabilities that a request needs."""
+    return (endpoint, *(name for name, needed, _ in CAPABILITIES if traits & needed))
 
 
 def table_text() -> str:

@@ -17,6 +17,7 @@ import orjson
 from ..errors import ConfigError
 from ..proxy import answers
 from ..proxy.phases import Answer, ClientRequest
+from ..secret import Secret
 from ..wire.head import check_value
 
 
@@ -37,7 +38,7 @@ class KeyAuth:
     def __init__(
         self,
         conf: Mapping[str, Any],
-        consumers: Iterable[tuple[str, tuple[str, ...]]],
+        consumers: Iterable[tuple[str, tuple[Secret, ...]]],
         *,
         hides: bool = False,
         tells_node: bool = True,
@@ -50,7 +51,9 @@ class KeyAuth:
         self.hides = conf.get("hide_credentials", hides)
         self.anonymous = conf.get("anonymous_consumer")
         self.errors_like_apisix = errors_like_apisix
-        self._consumers = {_digest(key.encode()): username for username, keys in consumers for key in keys}
+        self._consumers = {
+            _digest(key.reveal().encode()): username for username, keys in consumers for key in keys
+        }
         try:
             for username in {*self._consumers.values(), self.anonymous or ""}:
                 check_value(username.encode())

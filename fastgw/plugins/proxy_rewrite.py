@@ -13,6 +13,7 @@ from typing import Any
 from ..errors import ClientError
 from ..proxy import answers
 from ..proxy.phases import Answer, ClientRequest
+from ..secret import Secret, reveal
 from ..wire.head import check_name, check_value
 from .variables import Template
 
@@ -22,20 +23,20 @@ _DOT_SEGMENT = re.compile(r"/(?:\.|%2e){1,2}(?:/|;|$)", re.IGNORECASE)
 
 
 class ProxyRewrite:
-    """One plugin object. ``conf`` has been validated."""
+    """One plugin object. ``conf`` has been validated; any text in it may be secret."""
 
     name = "proxy-rewrite"
     priority = 1008
 
     def __init__(self, conf: Mapping[str, Any]) -> None:
-        self.uri = Template(conf["uri"]) if "uri" in conf else None
+        self.uri = Template(reveal(conf["uri"])) if "uri" in conf else None
         pairs = conf.get("regex_uri", ())
         self.regex_uri = [
-            (re.compile(pattern), Template(replacement))
+            (re.compile(reveal(pattern)), Template(reveal(replacement)))
             for pattern, replacement in zip(pairs[::2], pairs[1::2], strict=True)
         ]
-        self.method = conf["method"].encode() if "method" in conf else None
-        self.host: bytes | None = check_value(conf["host"].encode()) if "host" in conf else None
+        self.method = reveal(conf["method"]).encode() if "method" in conf else None
+        self.host: bytes | None = check_value(reveal(conf["host"]).encode()) if "host" in conf else None
         headers = conf.get("headers", {})
         if not headers.keys() <= {"add", "set", "remove"}:
             headers = {"set": headers}
@@ -118,5 +119,6 @@ def _fields(verb: Mapping[str, Any]) -> list[tuple[bytes, Template]]:
     for name, values in verb.items():
         written: Iterable[Any] = values if isinstance(values, list | tuple) else (values,)
         for value in written:
-            fields.append((check_name(name.lower().encode()), Template(str(value))))
+            text = reveal(value) if isinstance(value, Secret) else str(value)
+            fields.append((check_name(name.lower().encode()), Template(text)))
     return fields

@@ -72,6 +72,7 @@ cdef class Answering(ExchangeEvents):
     cdef public tuple records
     cdef public str note
     cdef public object resumption
+    cdef public bint is_upgrade
 
     cpdef begin(
         self,
@@ -110,11 +111,13 @@ cdef class Answering(ExchangeEvents):
     cdef _give_up(self, double now)
     cdef _misfit_error(self, double wait)
     cdef double _next_recovery(self, Upstream upstream, double now) except? -1
+    cdef tuple _scopes(self, BodyFacts facts)
     @cython.locals(out=bytes)
     cdef _answer_refusal(self, tuple refusal, double wait)
     cpdef _answer_error(self, error, double wait=*)
     cdef _answer(self, int status, bytes body, list fields)
     cdef _end(self, bint keep_alive, double now)
+    cpdef end_tunnel(self, str code, double now)
     cdef _finished(self)
 
 

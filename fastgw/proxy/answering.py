@@ -25,7 +25,7 @@ from ..errors import (
 )
 from ..llm.adapter import Rendering
 from ..llm.body import BodyFacts
-from ..llm.outcome import Outcome
+from ..llm.outcome import Outcome, scopes_of
 from ..wire.client_connection import ClientConnection
 from ..wire.events import ExchangeEvents
 from ..wire.head import NO_BODY, UNTIL_CLOSE, RequestHead, ResponseHead, chunk_of
@@ -141,6 +141,7 @@ class Answering(ExchangeEvents):
         self.records: tuple[tuple[str, str, int, float], ...] = ()
         self.note = ""
         self.resumption: Resumption | None = None
+        self.is_upgrade = False  # asks for WebSocket, and may have it
         exchanges.live.add(self)
         exchanges.started += 1
 
@@ -398,8 +399,11 @@ class Answering(ExchangeEvents):
         facts = self.facts
         if not upstream.models.count or facts is None or facts.model is None:
             return upstream.next_recovery(now)
-        endpoint = endpoint_of(self.method, self.head.path)
-        return upstream.next_recovery_for(now, self.plan.models_for(facts.model), endpoint)
+        return upstream.next_recovery_for(now, self.plan.models_for(facts.model), self._scopes(facts))
+
+    def _scopes(self, facts: BodyFacts) -> tuple[bytes, ...]:
+        """What a model may not be able to do of that which this request asks of it."""
+        return scopes_of(endpoint_of(self.method, self.head.path), facts.traits)
 
     def _answer_refusal(self, refusal: tuple[int, bytes, bytes, Outcome], wait: float) -> None:
         """What the last node said, in OpenAI's shape, with a status that is true for the caller."""
@@ -457,6 +461,19 @@ class Answering(ExchangeEvents):
             self.exchanges.malformed_events += self.relay.malformed
         self._finished()
         self.client.finish(keep_alive, now)
+
+    def end_tunnel(self, code: str, now: float) -> None:
+        """The tunnel that had the connections has closed them; ``code`` is b"" where a side wished it."""
+        self.note = code
+        attempt, self.attempt = self.attempt, None
+        if attempt is not None:
+            kind = NODES_FAULT.get(code)
+            if kind is not None:
+                attempt.failed(kind, now)
+            else:
+                attempt.passed_on(self.status, now)
+        self._record(code or "succeeded", now)
+        self._finished()
 
     def _finished(self) -> None:
         """Exactly once per exchange."""

@@ -6,7 +6,6 @@ this machine.
 
 from __future__ import annotations
 
-import re
 from math import ceil
 
 import orjson
@@ -40,7 +39,6 @@ REASONS = {
     505: b"HTTP Version Not Supported",
 }
 JSON = b"application/json"
-_KEY = re.compile(rb"\bsk-[\w-]{6,}")
 # Why an answer that had begun was broken off, by the code of its error event.
 INTERRUPTIONS = {
     "stream_stalled": "The provider fell silent in the middle of its answer.",
@@ -122,19 +120,14 @@ def _is_error(body: bytes) -> bool:
     return isinstance(error, dict) and isinstance(error.get("message"), str)
 
 
-def _masked(body: bytes) -> bytes:
-    return _KEY.sub(b"sk-***", body)
-
-
 def refusal(status: int, content_type: bytes, body: bytes, outcome: Outcome) -> tuple[int, bytes]:
     """A node's last word as (status, body) for the caller.
 
-    The provider's own words where they are an error in OpenAI's shape, with whatever looks like a key
-    masked: providers quote them, and the caller has none of these.
+    The provider's own words where they are an error in OpenAI's shape.
 
     Args:
         status: the node's, or what an error inside a 200 would have been.
-        body: the node's error body.
+        body: the node's error body, in which keys are masked.
     """
     verdict = outcome.verdict
     if verdict in (Verdict.DEAD, Verdict.FORBIDDEN) and outcome.reason != "no_quota":
@@ -145,9 +138,9 @@ def refusal(status: int, content_type: bytes, body: bytes, outcome: Outcome) -> 
         # Statuses that say something of the node alone, or that no client knows, are a bad gateway's.
         seen = 503 if status == 529 else status if status in (500, 503, 504) else 502
         if _is_error(body):
-            return seen, _masked(body)
+            return seen, body
         seen = 502 if seen == 500 else seen
         return seen, error_body("The provider failed to answer.", "api_error", "upstream_error")
     if not content_type.startswith(JSON):
         return status, error_body("The provider refused the request.", "api_error", "upstream_error")
-    return status, _masked(body)
+    return status, body

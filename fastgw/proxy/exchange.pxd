@@ -68,6 +68,7 @@ cdef class Exchange(Answering):
     cdef _hold_error(self, bytes data, bint complete, double now)
     @cython.locals(node=NodeConnection, head=ResponseHead)
     cdef _judge_error(self, bint complete, lost, double now)
+    cdef bytes _masked(self, bytes body)
     cdef bint _leave_out_this_model(self) except -1
     cdef bint _is_callers_key(self, outcome) except -1
     @cython.locals(node=NodeConnection)
@@ -101,8 +102,10 @@ cdef class Exchange(Answering):
     cdef bint _resume(self, str code, double now) except -1
     @cython.locals(link=NodeLink, node=NodeConnection)
     cdef _ask_whole_question(self, double now)
-    @cython.locals(node=NodeConnection)
+    @cython.locals(node=NodeConnection, content=bytes, status=int)
     cdef _relay_first(self, bytes data, bint complete, double now)
+    cpdef bint takes_switch(self, head) except -1
+    cdef _open_tunnel(self, bytes first, double now)
     cpdef on_tick(self, double now)
     @cython.locals(node=NodeConnection)
     cdef _failed_by_clock(self, double now)

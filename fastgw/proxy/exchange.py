@@ -42,16 +42,25 @@ from ..errors import (
     Retryable,
 )
 from ..llm.body import answer_problem, scan
-from ..llm.outcome import UNKNOWN_MODEL, Outcome, Verdict, classify, classify_error_event
+from ..llm.outcome import (
+    UNKNOWN_MODEL,
+    UNSUPPORTED_CAPABILITY,
+    Outcome,
+    Verdict,
+    classify,
+    classify_error_event,
+    missing_capability,
+)
 from ..llm.resume import DONE_EVENT, Transcript
 from ..llm.sse import EventKind, EventScanner
-from ..wire.head import CHUNKED_BODY, NO_BODY, UNTIL_CLOSE, chunk_of
+from ..wire.head import CHUNKED_BODY, NO_BODY, UNTIL_CLOSE, ResponseHead, chunk_of
 from ..wire.node_connection import NodeConnection
 from . import answers
 from .answering import NODES_FAULT, Answering, Phase
 from .plan import NodeLink
 from .relay import Relay, client_framing, is_opaque, stream_framing
 from .resumption import Resumption, can_be_resumed
+from .tunnel import Tunnel, agrees
 
 HELD_ERROR_BYTES = 64 * 1024  # of an error answer, read to learn what it means
 HELD_ERROR_S = 5.0  # ... and for how long
@@ -225,14 +234,14 @@ class Exchange(Answering):
             attempt = upstream.start_attempt(now, left_out)
         else:
             models = self.plan.models_for(facts.model)
-            endpoint = endpoint_of(self.method, self.head.path)
+            scopes = self._scopes(facts)
             # Who was refused for nothing else than the model is told so by a node, not by us.
             insists = not self.attempts or (
                 self.refusal is not None and self.refusal[3].verdict == Verdict.MISFIT
             )
-            attempt = upstream.start_for(now, left_out, models, endpoint, insists)
-            if attempt is None and not self.attempts and upstream.is_limited(now, models, endpoint):
-                wait = upstream.next_recovery_for(now, models, endpoint) - now
+            attempt = upstream.start_for(now, left_out, models, scopes, insists)
+            if attempt is None and not self.attempts and upstream.is_limited(now, models, scopes):
+                wait = upstream.next_recovery_for(now, models, scopes) - now
                 self.failure = RateLimited(retry_after=wait)
         if kept_from is not None:
             if attempt is None or attempt.node.priority <= kept_from:
@@ -341,8 +350,8 @@ class Exchange(Answering):
         """The node answers with this model: a pause it has had is over."""
         model = self._model_sent()
         if model is not None and self.node.head.status < 400:  # type: ignore[union-attr]
-            endpoint = endpoint_of(self.method, self.head.path)
-            attempt.owner.models.passed(attempt.position, model, endpoint, attempt.started_at, now)
+            scopes = self._scopes(self.facts)  # type: ignore[arg-type]  # which named the model
+            attempt.owner.models.passed(attempt.position, model, scopes, attempt.started_at, now)
 
     def _send_piece(self, piece: bytes) -> None:
         """Pass on a part of a body that is too large to hold."""
@@ -416,7 +425,8 @@ class Exchange(Answering):
             self.phase = _HOLDING
             self.answer_held = 0
             if head.is_event_stream:
-                self.relay = Relay(node.framer, stream_framing(self.head), EventScanner())
+                redactor = self.link.redactor  # type: ignore[union-attr]
+                self.relay = Relay(node.framer, stream_framing(self.head), EventScanner(), redactor)
                 if plan.resumes:
                     self._watch_stream()
             self.own_limit_s = plan.first_content_stream_s if self.wants_stream else plan.first_content_s
@@ -529,6 +539,7 @@ class Exchange(Answering):
         body = self._all_held(b"")
         # By name: a C method is no callable of its own.
         outcome = classify(head.status, getattr(head, "get"), body, now_wall=time())  # noqa: B009
+        body = self._masked(body)
         is_callers_own = outcome.verdict == Verdict.CALLER or (
             outcome.verdict == Verdict.REFUSED and not self._leave_out_this_model()
         )
@@ -552,6 +563,11 @@ class Exchange(Answering):
         self.refusal = (head.status, head.get(b"content-type") or b"", body, outcome)
         self.refusal_head = head if complete else None  # half of it is not passed on
         self._refused_by(outcome, body, now)
+
+    def _masked(self, body: bytes) -> bytes:
+        """What the node says when it refuses: some repeat the key, which is ours. Its length stays."""
+        masked: bytes = self.link.redactor.mask_body(body)  # type: ignore[union-attr]
+        return masked
 
     def _leave_out_this_model(self) -> bool:
         """The request is too long for the model it was sent: may another model have it?
@@ -591,7 +607,7 @@ class Exchange(Answering):
             status = 400 if verdict in (Verdict.CALLER, Verdict.REFUSED, Verdict.MISFIT) else 502
             if verdict == Verdict.BUSY:
                 status = 503 if outcome.overload else 429
-            self.refusal = (status, answers.JSON, body, outcome)
+            self.refusal = (status, answers.JSON, self._masked(body), outcome)
         model = self._model_sent()
         if fallback is not None and fallback.by_status_alone:
             attempt.failed(int(FailureKind.HTTP), now)
@@ -614,10 +630,13 @@ class Exchange(Answering):
             attempt.failed(int(FailureKind.HTTP), now)
         elif verdict == Verdict.CALLER:
             attempt.succeeded(now)
-        elif model is not None and outcome.reason == UNKNOWN_MODEL:
-            endpoint = endpoint_of(self.method, self.head.path)
-            if endpoint:
-                attempt.misfit(model, endpoint, outcome.reason, now)
+        elif model is not None and outcome.reason in (UNKNOWN_MODEL, UNSUPPORTED_CAPABILITY):
+            if outcome.reason == UNKNOWN_MODEL:
+                scope = endpoint_of(self.method, self.head.path)
+            else:
+                scope = missing_capability(body, self.facts.traits)  # type: ignore[union-attr]
+            if scope:
+                attempt.misfit(model, scope, outcome.reason, now)
             else:
                 attempt.ignored(now)
         else:
@@ -793,7 +812,8 @@ class Exchange(Answering):
                 self.client.send(out)
                 self._send_whole(content, now)
                 return
-            self.relay = relay = Relay(node.framer, framing, None)
+            redactor = self.link.redactor if head.status >= 400 else None  # type: ignore[union-attr]
+            self.relay = relay = Relay(node.framer, framing, None, redactor)
         else:
             framing = _CHUNKED_BODY if relay.is_chunked else _UNTIL_CLOSE
             if complete:
@@ -878,7 +898,24 @@ class Exchange(Answering):
         """A plain answer commits with its head: nothing in it is looked at."""
         node = self.node
         assert node is not None
-        self._commit(node.framer.decoded(data), complete, now)
+        content = node.framer.decoded(data)
+        status = node.head.status  # type: ignore[union-attr]
+        if status == 101:  # it is there, and was asked for
+            self._open_tunnel(content, now)
+        else:
+            self._commit(self._masked(content) if status >= 400 else content, complete, now)
+
+    def takes_switch(self, head: ResponseHead) -> bool:
+        return self.is_upgrade and agrees(head)
+
+    def _open_tunnel(self, first: bytes, now: float) -> None:
+        """Commit to a WebSocket: from here on the bytes are a tunnel's."""
+        assert self.attempt is not None
+        self.attempt.answered(now)
+        self.status = 101
+        self.first_content_at = now
+        self.body.drop()
+        Tunnel(self).open(first, now)
 
     # --- Deadlines ----------------------------------------------------------------------------
 

@@ -19,4 +19,5 @@ cdef class Exchanges:
     cdef public long long client_gone
     cdef public long long unmovable
     cdef public long long resumed
+    cdef public long long tunnels
     cdef public dict dead_nodes

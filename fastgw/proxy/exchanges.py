@@ -12,6 +12,7 @@ from ..balancing.retry import RetryBudget
 
 if TYPE_CHECKING:
     from .answering import Answering
+    from .tunnel import Tunnel
 
 logger = logging.getLogger("fastgw.nodes")
 
@@ -41,7 +42,7 @@ class Exchanges:
         self.hold_total_bytes = hold_total_bytes
         self.max_body_bytes = max_body_bytes
         self.budget = budget
-        self.live: set[Answering] = set()
+        self.live: set[Answering | Tunnel] = set()
         self.held_bytes = 0
         self.started = 0
         self.retries = 0
@@ -53,6 +54,7 @@ class Exchanges:
         self.client_gone = 0
         self.unmovable = 0
         self.resumed = 0
+        self.tunnels = 0  # open ones
         self.dead_nodes: dict[Node, str] = {}  # whose key was found refused here, and why
 
     def sweep(self, now: float) -> None:

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from ..errors import ClientError, Draining, FastgwError, NoRoute
+from ..errors import ClientError, FastgwError, NoRoute
 from ..routing import RouteTable
 from ..wire.client_connection import ClientConnection
 from ..wire.head import FieldFilter, RequestHead, numbered
@@ -20,6 +20,8 @@ from . import answers
 from .exchange import Exchange
 from .exchanges import Exchanges
 from .plan import RoutePlan
+from .tunnel import OWN_FIELDS as HANDSHAKE_FIELDS
+from .tunnel import handshake_fields, is_handshake
 
 logger = logging.getLogger("fastgw.phases")
 
@@ -90,7 +92,6 @@ class Dispatcher:
         self.table = table
         self.on_answered = on_answered
         self.errors_like_apisix = errors_like_apisix
-        self.is_draining = False
         self._requests = 0
         self._id_prefix = os.urandom(8).hex().encode() + b"-"
 
@@ -108,12 +109,15 @@ class Dispatcher:
                 self._answer_error(connection, head, request_id, "", NoRoute())
             return None
         plan: RoutePlan = route.plan
-        if self.is_draining:
-            self._answer_error(connection, head, request_id, plan.name, Draining())
-            return None
         if head.content_length > self.exchanges.max_body_bytes:
             error = ClientError("the request body is too large")
             error.status, error.code = 413, "request_too_large"
+            self._answer_error(connection, head, request_id, plan.name, error)
+            return None
+        is_upgrade = head.wants_upgrade and is_handshake(head)
+        if is_upgrade and not plan.enables_websocket:
+            error = ClientError("this route takes no WebSocket connections")
+            error.code = "websocket_not_enabled"
             self._answer_error(connection, head, request_id, plan.name, error)
             return None
         target = plan.target_of(head.target) if plan.strip_prefix else head.target
@@ -144,6 +148,12 @@ class Dispatcher:
             if request.added:
                 exchange.extra = request.added
             exchange.extra_drop = dropped
+        if is_upgrade:
+            exchange.is_upgrade = exchange.wants_stream = True
+            fields = handshake_fields(head, passthrough=plan.passthrough)
+            exchange.extra = [*(exchange.extra or ()), *fields]
+            names = (*request.dropped, HANDSHAKE_FIELDS) if request is not None else (HANDSHAKE_FIELDS,)
+            exchange.extra_drop = FieldFilter(names)
         return exchange
 
     def _run_plugins(self, plan: RoutePlan, request: ClientRequest) -> Answer | None:

@@ -20,6 +20,7 @@ cdef class NodeLink:
     cdef readonly frozenset auth_names
     cdef readonly bytes prefix_target
     cdef readonly bint limits_per_model
+    cdef readonly object redactor
     cdef readonly bytes answer_lines
     cdef public object metrics
     cdef tuple _changes
@@ -49,6 +50,7 @@ cdef class RoutePlan:
     cdef readonly double node_write_s
     cdef readonly double client_write_s
     cdef readonly double total_s
+    cdef readonly double tunnel_idle_s
     cdef readonly bint is_llm
     cdef readonly object replayable
     cdef readonly bint replays_uncertain
@@ -61,6 +63,7 @@ cdef class RoutePlan:
     cdef readonly bint shows_headers
     cdef readonly bytes strip_prefix
     cdef readonly bint resumes
+    cdef readonly bint enables_websocket
     cdef readonly bint moves_too_long
     cdef readonly ResponseTemplate answer_template
     cdef public object metrics

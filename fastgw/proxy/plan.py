@@ -8,6 +8,7 @@ from ..balancing.deadlines import Deadlines
 from ..balancing.retry import Fallback
 from ..balancing.upstream import Upstream
 from ..llm.adapter import Adapter
+from ..redaction import PATTERNS, Redactor
 from ..wire.head import RequestTemplate, ResponseTemplate, check_value, field_block
 from ..wire.pool import Pool
 
@@ -36,6 +37,7 @@ class NodeLink:
         auth_names: frozenset[bytes] = frozenset(),
         prefix_target: bytes = b"",
         limits_per_model: bool = False,
+        redactor: Redactor = PATTERNS,
     ) -> None:
         self.node = node
         self.name: str = node.name
@@ -55,6 +57,7 @@ class NodeLink:
         # Where the node continues an answer of which it is given the beginning; b"": nowhere.
         self.prefix_target = prefix_target
         self.limits_per_model = limits_per_model
+        self.redactor = redactor  # of what the node says when it refuses
         self.metrics: Any = None  # where its attempts are counted; set and read above this layer
 
     def adapted_lines(self, changes: tuple[str, ...]) -> bytes:
@@ -111,6 +114,7 @@ class RoutePlan:
         strip_prefix: bytes = b"",
         resumes: bool = False,
         moves_too_long: bool = False,
+        enables_websocket: bool = False,
     ) -> None:
         self.name = name
         self.upstream = upstream
@@ -129,6 +133,7 @@ class RoutePlan:
         self.node_write_s = limits.node_write_s
         self.client_write_s = limits.client_write_s
         self.total_s = limits.total_s
+        self.tunnel_idle_s = limits.tunnel_idle_s
         self.is_llm = is_llm
         self.replayable = replayable
         self.replays_uncertain = replays_uncertain
@@ -141,6 +146,7 @@ class RoutePlan:
         self.shows_headers = shows_headers
         self.strip_prefix = strip_prefix
         self.moves_too_long = moves_too_long  # a request too long for one model is tried with others
+        self.enables_websocket = enables_websocket
         self.resumes = resumes  # a stream that breaks after its commit is continued by another node
         self.answer_template = ResponseTemplate(dropped_answer_fields)
         self.metrics: Any = None  # where its requests are counted; set and read above this layer

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Coroutine, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from random import random
 from time import monotonic
@@ -53,7 +53,7 @@ class ProbedNode:
 
     node: Any
     pool: Pool
-    request: bytes
+    request: bytes = field(repr=False)  # it may have a key
     settings: ProbeSettings | None = None
     thresholds: Thresholds | None = None
 

@@ -15,6 +15,7 @@ cdef class Relay:
     cdef public bint is_chunked
     cdef public bint is_same_framing
     cdef public EventScanner scanner
+    cdef public object redactor
     cdef public bytes tail
     cdef public Py_ssize_t pending
     cdef public int mask
@@ -48,6 +49,7 @@ cdef class Relay:
     cdef bytes _without_rare(self, bytes content)
     cdef bytes _filtered(self, bytes content)
     cdef bytes _with_error(self, bytes before, bytes event)
+    cdef bytes _masked(self, bytes content)
     # Framing
     cpdef bytes wrap(self, bytes content, bint complete)
     @cython.locals(framer=BodyFramer)

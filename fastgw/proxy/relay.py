@@ -11,6 +11,7 @@ from __future__ import annotations
 from typing import Any
 
 from ..llm.sse import EventKind, EventScanner
+from ..redaction import Redactor
 from ..wire.framing import BodyFramer
 from ..wire.head import (
     CHUNKED_BODY,
@@ -60,14 +61,23 @@ class Relay:
         framer: the node connection's; it has just been fed what is passed on.
         framing: how the client's body is framed: its size, CHUNKED_BODY or UNTIL_CLOSE.
         scanner: for an event stream whose events are looked at, else None.
+        redactor: of the events that say an error or, without a scanner, of the whole body, which is one: the
+            node may repeat its key there. None: there is nothing to hide.
     """
 
-    def __init__(self, framer: BodyFramer, framing: int, scanner: EventScanner | None) -> None:
+    def __init__(
+        self,
+        framer: BodyFramer,
+        framing: int,
+        scanner: EventScanner | None,
+        redactor: Redactor | None = None,
+    ) -> None:
         self.framer = framer
         self.is_chunked = framing == CHUNKED_BODY
         # Bytes can be passed on as they are only from one framing to the same.
         self.is_same_framing = framer.is_chunked == self.is_chunked
         self.scanner = scanner
+        self.redactor = redactor
         self.tail = b""
         self.pending = 0  # bytes at the end of what was read, tail included, that are no whole event yet
         self.mask = 0  # kinds of event in the last read
@@ -175,10 +185,17 @@ class Relay:
 
     def _with_error(self, before: bytes, event: bytes) -> bytes:
         """What is passed on of an error event and what stands before it."""
+        event = self._masked(event)
         if self.filter is None:
             return before + event
         self.error_event = event
         return before
+
+    def _masked(self, content: bytes) -> bytes:
+        if self.redactor is None:
+            return content
+        masked: bytes = self.redactor.mask_body(content)
+        return masked
 
     # --- Framing ------------------------------------------------------------------------------
 
@@ -190,9 +207,9 @@ class Relay:
         """What to send for a read that does not end the body: mostly the read itself."""
         framer = self.framer
         if self.scanner is None:
-            if self.is_same_framing and framer.is_verbatim:
+            if self.is_same_framing and framer.is_verbatim and self.redactor is None:
                 return data if start == 0 and end == len(data) else part(data, start, end)
-            return self.wrap(framer.decoded(data), False)
+            return self.wrap(self._masked(framer.decoded(data)), False)
         self._scan(data)
         if (
             self.pending == 0
@@ -209,7 +226,7 @@ class Relay:
     def finish(self, data: bytes) -> bytes:
         """The content of the last read of a body that is complete, and all that was kept back."""
         if self.scanner is None:
-            return self.framer.decoded(data)
+            return self._masked(self.framer.decoded(data))
         content = self.take(data)
         if self.is_broken() or not (self.tail or self.is_mid_event):
             return content

@@ -57,7 +57,10 @@ cdef class ClientConnection(_Base):
     cdef public long long rate_bytes
     cdef public str address
     cdef public bint is_counted
+    cdef public bint is_tunnel
 
+    cpdef bytes become_tunnel(self)
+    @cython.locals(exchange=ExchangeEvents)
     cdef _keep_for_later(self, bytes data)
     @cython.locals(
         head=RequestHead, framer=BodyFramer, start=Py_ssize_t, end=Py_ssize_t, exchange=ExchangeEvents

@@ -185,6 +185,7 @@ class ClientConnection(_Base, asyncio.Protocol):
         self.rate_bytes = 0  # of the body since RATE_WINDOW_S before that
         self.address = ""
         self.is_counted = False  # among its client's connections
+        self.is_tunnel = False
 
     def __repr__(self) -> str:
         return f"<ClientConnection {ClientState(self.state).name.lower()} requests={self.requests}>"
@@ -295,7 +296,18 @@ class ClientConnection(_Base, asyncio.Protocol):
             if self.lingered > LINGER_BYTES:
                 self.abort()
 
+    def become_tunnel(self) -> bytes:
+        """From here on whatever the client sends is its exchange's, unread; returns what it has sent."""
+        self.is_tunnel = True
+        said, self.buffer = self.buffer, b""
+        self._read_on()
+        return said
+
     def _keep_for_later(self, data: bytes) -> None:
+        exchange = self.exchange
+        if self.is_tunnel and exchange is not None:
+            exchange.on_request_read(data, 0, len(data), False)
+            return
         self.buffer += data
         if len(self.buffer) > PIPELINE_BYTES and not self.reading_stopped:
             self.reading_stopped = True
@@ -365,8 +377,8 @@ class ClientConnection(_Base, asyncio.Protocol):
         try:
             self.parser.feed_data(data)
         except httptools.HttpParserUpgrade as upgrade:
-            # We never upgrade: the request is served as a plain one. httptools takes its head
-            # for the whole message, so it reads the body after a head that asks for no upgrade.
+            # What is tunnelled later comes after the whole request. httptools takes the head of
+            # any such request for the whole, so it reads the body after one that asks for nothing.
             self.parser = httptools.HttpRequestParser(self)
             if upgrade.args[0] != len(data):
                 self._refuse(ProtocolError("a request whose length is ambiguous"))
@@ -471,14 +483,17 @@ class ClientConnection(_Base, asyncio.Protocol):
 
     def stop_reading(self) -> None:
         """Take no more of the request body for now."""
-        if self.state == _BODY and not self.reading_stopped:
+        is_read = self.state == _BODY or (self.is_tunnel and self.state == _ANSWERING)
+        if is_read and not self.reading_stopped:
             self.reading_stopped = True
             self.deadline = 1e18
             self.transport.pause_reading()
 
     def go_on_reading(self) -> None:
         """Take more of the request body. What stopped for a pipeline goes on by itself."""
-        if self.state == _BODY and self.reading_stopped:
+        if self.is_tunnel and self.state == _ANSWERING:
+            self._read_on()
+        elif self.state == _BODY and self.reading_stopped:
             now = monotonic()
             self.deadline = now + self.listener.body_stall_s
             self.rate_due = now + RATE_WINDOW_S  # while we took nothing nobody was slow

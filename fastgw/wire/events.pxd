@@ -13,3 +13,4 @@ cdef class ExchangeEvents:
     cpdef on_node_read(self, bytes data, Py_ssize_t start, Py_ssize_t end, bint complete)
     cpdef on_node_lost(self, error)
     cpdef on_node_writable(self)
+    cpdef bint takes_switch(self, head) except -1

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from ..errors import NodeError
+    from .head import ResponseHead
     from .node_connection import NodeConnection
 
 
@@ -71,3 +72,7 @@ class ExchangeEvents:
     def on_node_writable(self) -> None:
         """The node takes bytes again."""
         raise NotImplementedError
+
+    def takes_switch(self, head: ResponseHead) -> bool:
+        """Was this 101 asked for? Then all that follows is read as a body that lasts until the end."""
+        return False

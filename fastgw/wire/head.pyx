@@ -269,25 +269,28 @@ cdef int _connection_tokens(
 ) except -1:
     """Read one Connection field: the fields it names are not for the next hop."""
     cdef const uint8_t *raw = <const uint8_t *>PyBytes_AS_STRING(head.raw)
-    cdef Py_ssize_t at = 0, start, i
+    cdef Py_ssize_t at = 0, start, size, i
     while at < length:
         while at < length and (value[at] == c" " or value[at] == c"\t" or value[at] == c","):
             at += 1
         start = at
         while at < length and TCHAR[value[at]]:
             at += 1
-        if at < length and value[at] != c" " and value[at] != c"\t" and value[at] != c",":
+        size = at - start
+        while at < length and (value[at] == c" " or value[at] == c"\t"):
+            at += 1
+        if at < length and value[at] != c",":
             raise _bad(isinstance(head, RequestHead), "a Connection field that is no list of tokens")
-        if at == start:
+        if size == 0:
             continue
-        if same(value + start, at - start, "close", 5):
+        if same(value + start, size, "close", 5):
             close[0] = 1
-        elif same(value + start, at - start, "keep-alive", 10):
+        elif same(value + start, size, "keep-alive", 10):
             keep[0] = 1
         else:
             for i in range(head.field_count):
-                if head.fields[i].name_len == at - start and _same_text(
-                    raw + head.fields[i].name, value + start, at - start
+                if head.fields[i].name_len == size and _same_text(
+                    raw + head.fields[i].name, value + start, size
                 ):
                     head.fields[i].drop = 1
     return 0

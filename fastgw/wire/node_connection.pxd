@@ -66,6 +66,7 @@ cdef class NodeConnection(_Base):
     @cython.locals(start=Py_ssize_t, head=ResponseHead)
     cdef Py_ssize_t _read_head(self, bytes data) except? -2
     cdef _validate(self, bytes data, Py_ssize_t start, Py_ssize_t end)
+    cdef _validate_switch(self, bytes data, Py_ssize_t start, Py_ssize_t end)
     @cython.locals(framer=BodyFramer)
     cdef _frame(self, ResponseHead head)
     @cython.locals(exchange=ExchangeEvents, head=ResponseHead, reusable=bint, is_sent=bint)

@@ -177,7 +177,9 @@ class NodeConnection(_Base, asyncio.Protocol):
 
     def _is_until_close(self) -> bool:
         head = self.head
-        return head is not None and not head.is_chunked and head.content_length < 0
+        if head is None:
+            return False
+        return head.status == 101 or (not head.is_chunked and head.content_length < 0)
 
     def abort(self) -> None:
         """Close at once: cancels what the node is doing for us."""
@@ -347,7 +349,9 @@ class NodeConnection(_Base, asyncio.Protocol):
                 start = head.end
                 has_body = not framer.complete
                 end = framer.feed(data, start)
-                if has_body or self.is_validated:
+                if head.status == 101:
+                    self._validate_switch(data, begin, start)
+                elif has_body or self.is_validated:
                     self._validate(data, begin, end)
                 else:
                     # httptools cannot be told that this answer has no body: it checks the head, no more.
@@ -379,7 +383,9 @@ class NodeConnection(_Base, asyncio.Protocol):
             if head.status >= 200:
                 break
             if head.status == 101:
-                raise BadResponse("the provider switched protocols unasked")
+                if self.exchange is None or not self.exchange.takes_switch(head):
+                    raise BadResponse("the provider switched protocols unasked")
+                break
             self.interim += 1
             self.interim_bytes += head.end - start
             if self.interim > INTERIM_ANSWERS or self.interim_bytes > INTERIM_BYTES:
@@ -395,6 +401,16 @@ class NodeConnection(_Base, asyncio.Protocol):
         if self.message_ended != self.framer.complete:
             raise BadResponse("an answer whose length is ambiguous")
 
+    def _validate_switch(self, data: bytes, start: int, end: int) -> None:
+        """Let httptools read the head of a 101. What follows is not HTTP, and nobody else reads it."""
+        try:
+            self.parser.feed_data(part(data, start, end))
+        except httptools.HttpParserUpgrade as upgrade:
+            if upgrade.args[0] == end - start:
+                self.is_validated = False
+                return
+        raise BadResponse("a switch of protocols whose end is ambiguous")
+
     def _frame(self, head: ResponseHead) -> None:
         """Decide how the body is framed."""
         framer = self.framer
@@ -403,6 +419,8 @@ class NodeConnection(_Base, asyncio.Protocol):
         if self.is_head_request or head.status == 204 or head.status == 304:
             framer.expect(NO_BODY)
             self.is_validated = False
+        elif head.status == 101:
+            framer.expect(UNTIL_CLOSE)
         elif head.is_chunked:
             framer.expect(CHUNKED_BODY)
         elif head.content_length >= 0:

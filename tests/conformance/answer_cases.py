@@ -202,6 +202,7 @@ passes(
     given(),
     pooled=False,
 )
+refused("close without a comma", "9110 5.6.1", answer(b"Connection: close x", FIVE, body=b"hello"))
 passes("HTTP/1.0", "9112 9.3", answer(FIVE, line=b"HTTP/1.0 200 OK", body=b"hello"), given(), pooled=False)
 passes(
     "HTTP/1.0 keep-alive",

@@ -453,6 +453,7 @@ passes(
     sent(b"GET /b"),
 )
 refused("Connection with parameters", "9110 7.6.1", request(b"Connection: close;q=1"))
+refused("Connection without commas", "9110 5.6.1", request(b"Connection: close x"))
 refused("Connection in quotes", "9110 7.6.1", request(b'Connection: "close"'))
 
 # --- Expect -----------------------------------------------------------------------------------

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import random
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,18 +16,24 @@ from typing import Any
 
 import h11
 import httptools
+import pytest
 import yaml
 from conformance import answer_cases, harness, request_cases
+from exchange_bench import STREAM_BODY, Bench, chunk, content, dechunked
 
 from fastgw.config import ConfigErrors, loads
 from fastgw.llm.sse import EventScanner
 from fastgw.wire.framing import BodyFramer
-from fastgw.wire.head import CHUNKED_BODY, Head, scan_request, scan_response
+from fastgw.wire.head import CHUNKED_BODY, Head, Limits, scan_request, scan_response
 
+from . import reference
 from .mutation import HTTP_TOKENS, Mutator
+from .reference import Received
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
+FRAMING = (b"content-length", b"transfer-encoding")
 LARGE = 1 << 20  # h11 stops at 16 KiB of a head otherwise
+WRITTEN = Limits(LARGE, LARGE, 1000)  # a field or two of our own may be one more than we accept
 
 
 class Disagreement(Exception):
@@ -47,7 +54,11 @@ def expect(condition: bool, what: str, *seen: object) -> None:
         raise Disagreement(": ".join([what, *map(repr, seen)]))
 
 
-# --- Three readers ----------------------------------------------------------------------------
+def expect_same(whose: str, theirs: Message, ours: Message, sent: bytes) -> None:
+    expect(theirs == ours, f"{whose} reads it differently", sent, ours, theirs)
+
+
+# --- Four readers -----------------------------------------------------------------------------
 
 
 def _read_body(data: bytes, head: Head) -> tuple[bytes, int]:
@@ -59,7 +70,7 @@ def _read_body(data: bytes, head: Head) -> tuple[bytes, int]:
 
 
 def fastgw_request(data: bytes) -> Message:
-    head = scan_request(data, 0, harness.REQUEST_LIMITS)
+    head = scan_request(data, 0, WRITTEN)
     assert head is not None
     body, end = _read_body(data, head)
     expect(end == len(data), "fastgw leaves bytes over", data[end:])
@@ -67,7 +78,7 @@ def fastgw_request(data: bytes) -> Message:
 
 
 def fastgw_answer(data: bytes, has_body: bool) -> Message:
-    head = scan_response(data, 0, harness.ANSWER_LIMITS)
+    head = scan_response(data, 0, WRITTEN)
     assert head is not None
     body, end = _read_body(data, head) if has_body else (b"", head.end)
     expect(end == len(data), "fastgw leaves bytes over", data[end:])
@@ -141,6 +152,16 @@ def h11_answer(data: bytes, method: str) -> tuple[Message, bytes]:
     return Message((event.status_code,), fields, _h11_body(connection)), bytes(connection.trailing_data[0])
 
 
+def reference_message(received: Received, data: bytes) -> Message:
+    """What the reference has read of bytes that are to be one message."""
+    expect(received.end == len(data), "the reference leaves bytes over", data[received.end :], data)
+    return Message(received.start, received.fields, received.body)
+
+
+def without(fields: tuple[tuple[bytes, bytes], ...], *names: bytes) -> tuple[tuple[bytes, bytes], ...]:
+    return tuple(field for field in fields if field[0] not in names)
+
+
 # --- Targets ----------------------------------------------------------------------------------
 
 
@@ -167,7 +188,7 @@ class Target:
 
 class Requests(Target):
     name = "requests"
-    goal = "each request that is sent on is one and the same to fastgw, httptools and h11, in any pieces"
+    goal = "each request that is sent on is one and the same to fastgw, httptools, h11 and the reference"
 
     def __init__(self, seed: int) -> None:
         super().__init__(seed)
@@ -186,14 +207,35 @@ class Requests(Target):
             bodies = set()
             for sent in (length_framed, chunk_framed):
                 seen = fastgw_request(sent)
-                expect(httptools_request(sent) == seen, "httptools reads it differently", sent, seen)
+                expect_same("httptools", httptools_request(sent), seen, sent)
+                expect_same(
+                    "the reference", reference_message(reference.read_request(sent), sent), seen, sent
+                )
                 theirs, left = h11_request(sent)
-                expect(theirs == seen, "h11 reads it differently", sent, seen, theirs)
+                expect_same("h11", theirs, seen, sent)
                 expect(not left, "h11 leaves bytes over", sent, left)
                 bodies.add((seen.start, seen.body))
             expect(len(bodies) == 1, "the framing changes the message", bodies)
-        if whole.node:
-            self._compare_first(data, fastgw_request(whole.node[0]))
+        passed = [fastgw_request(sent) for sent in whole.node]
+        self._compare_all(data, passed, whole)
+        if passed:
+            self._compare_first(data, passed[0])
+
+    def _compare_all(self, data: bytes, passed: list[Message], verdict: harness.RequestVerdict) -> None:
+        """What the client sent must be these very requests to a strict reader, and no one more or less."""
+        sent, _ = reference.read_requests(data)
+        expect(len(passed) <= len(sent), "the reference sees fewer requests", data, passed, sent)
+        for theirs, ours in zip(sent, passed, strict=False):
+            expect(theirs.start == ours.start, "another request for the reference", data, theirs, ours)
+            expect(theirs.body == ours.body, "another body for the reference", data, theirs, ours)
+            # (Host is the node's, and we are who is expected to say 100.)
+            kept = without(theirs.passed_on(), b"host", b"expect")
+            expect(
+                kept == without(ours.fields, b"host", *FRAMING), "not the client's fields", data, kept, ours
+            )
+        if len(sent) > len(passed):
+            is_refused = len(verdict.statuses) == len(passed) + 1 and verdict.statuses[-1] >= 400
+            expect(is_refused, "a request is swallowed", data, sent[len(passed)], verdict)
 
     def _compare_first(self, data: bytes, ours: Message) -> None:
         """What a client sent must be no other message to h11, if it is one for it at all."""
@@ -208,7 +250,7 @@ class Requests(Target):
 
 class Answers(Target):
     name = "answers"
-    goal = "each answer that is passed on is one and the same to fastgw, httptools and h11, in any pieces"
+    goal = "each answer that is passed on is one and the same to fastgw, httptools, h11 and the reference"
 
     def __init__(self, seed: int) -> None:
         super().__init__(seed)
@@ -224,6 +266,7 @@ class Answers(Target):
         pieces = self.mutator.cuts(data)
         split = harness.read_answer(pieces, is_head=is_head, end=end, as_chunks=as_chunks)
         expect(split == whole, "another verdict in pieces", pieces, is_head, end, whole, split)
+        self._compare(data, is_head, end, whole)
         sent = whole.client
         if sent is None:
             return
@@ -232,10 +275,44 @@ class Answers(Target):
         has_body = not is_head and status not in (204, 304)
         seen = fastgw_answer(sent, has_body)
         if has_body:  # httptools cannot be told what was asked
-            expect(httptools_answer(sent) == seen, "httptools reads it differently", sent, seen)
+            expect_same("httptools", httptools_answer(sent), seen, sent)
         theirs, left = h11_answer(sent, "HEAD" if is_head else "GET")
-        expect(theirs == seen, "h11 reads it differently", sent, seen, theirs)
+        expect_same("h11", theirs, seen, sent)
         expect(not left, "h11 leaves bytes over", sent, left)
+        strict = reference_message(reference.read_answer(sent, is_head=is_head), sent)
+        expect_same("the reference", strict, seen, sent)
+
+    @staticmethod
+    def _compare(data: bytes, is_head: bool, end: str, verdict: harness.AnswerVerdict) -> None:
+        """What the node sent must be this very answer to a strict reader, or none if none was passed on."""
+        theirs = None
+        try:
+            theirs = reference.read_answer(data, is_head=is_head, is_ended=end == "fin")
+        except (reference.Invalid, reference.Incomplete):
+            pass
+        what = (data, is_head, end, verdict, theirs)
+        if verdict.client is None:
+            expect(theirs is None or verdict.outcome == "bad", "a whole answer is not passed on", *what)
+            return
+        expect(theirs is not None, "no answer for the reference is passed on", *what)
+        assert theirs is not None
+        head = scan_response(verdict.client, 0, WRITTEN)
+        assert head is not None
+        ours = Message((head.status,), tuple(head.items()), b"")
+        expect(theirs.start == ours.start, "another status for the reference", *what)
+        expect(theirs.passed_on() == without(ours.fields, *FRAMING), "other fields are passed on", *what)
+        if not is_head and head.status not in (204, 304):
+            body, _ = _read_body(verdict.client, head)
+            expect(theirs.body == body, "another body for the reference", *what)
+        try:
+            lenient, _ = h11_answer(data, "HEAD" if is_head else "GET")
+        except (h11.RemoteProtocolError, Disagreement):
+            pass  # none for it: it may refuse what we pass on, but must not see another answer
+        else:
+            seen = (lenient.start, lenient.body)
+            expect(seen == (theirs.start, theirs.body), "another answer for h11", *what, lenient)
+        is_clean = theirs.keeps_alive and theirs.minor_version == 1 and theirs.end == len(data)
+        expect(verdict.is_pooled == (is_clean and not end), "pooled, or not, for no reason", *what)
 
 
 class Events(Target):
@@ -296,6 +373,63 @@ class Events(Target):
         )
 
 
+class Streams(Target):
+    name = "streams"
+    goal = "a stream reaches the client as the same bytes and the same end, in any chunks and any pieces"
+
+    HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n"
+
+    def __init__(self, seed: int) -> None:
+        super().__init__(seed)
+        self.mutator = Mutator(self.rng, Events.SEEDS, Events.TOKENS, b"\n")
+
+    def judge(self) -> None:
+        self.last = stream = self.mutator.make()
+        end = self.rng.choice((b"0\r\n\r\n", b"0\r\n\r\n", b""))  # without the last chunk it is cut off
+        whole = self._seen([self._chunked([stream]) + end])
+        pieces = self.mutator.cuts(self._chunked(self.mutator.cuts(stream)) + end)
+        split = self._seen(pieces)
+        if whole != split:
+            # Where an event was dropped or ended the stream, the LF of its CRLF may be a line or be left out.
+            is_same = whole[1:] == split[1:] and _events_in(whole[0]) == _events_in(split[0])
+            is_odd = whole[2] > 0 or whole[3] != ""
+            expect(is_same and is_odd, "other bytes in pieces", stream, pieces, whole, split)
+        self.accepted += whole[1]
+
+    @staticmethod
+    def _chunked(parts: list[bytes]) -> bytes:
+        return b"".join(chunk(part) for part in parts if part)
+
+    def _seen(self, pieces: list[bytes]) -> tuple[bytes, bool, int, str]:
+        """What the client has, whether that is all it was told, events dropped, and what the log says."""
+        with pytest.MonkeyPatch.context() as patch:
+            bench = Bench(patch, 1)
+            bench.ask(STREAM_BODY)
+            node = bench.connect()
+            # From here on the client has content: what follows is not for another node to mend.
+            node.say(self.HEAD, chunk(content("!")))
+            for piece in pieces:
+                node.say(piece)
+            if not bench.finished:
+                node.close()
+            bench.check_end()
+            _, _, body = bench.transport.sent.partition(b"\r\n\r\n")
+            return *dechunked(body), bench.exchanges.malformed_events, bench.finished[0].note
+
+
+def _events_in(stream: bytes) -> list[list[bytes]]:
+    """The lines of each event, without comments."""
+    found: list[list[bytes]] = [[]]
+    for line in re.split(rb"\r\n|\r|\n", stream):
+        if line.startswith(b":"):
+            continue
+        if line:
+            found[-1].append(line)
+        elif found[-1]:
+            found.append([])
+    return found
+
+
 class Configurations(Target):
     name = "configurations"
     goal = "a file is loaded, or refused with places; never a traceback"
@@ -330,4 +464,4 @@ class Configurations(Target):
                 )
 
 
-TARGETS: tuple[Callable[[int], Target], ...] = (Requests, Answers, Events, Configurations)
+TARGETS: tuple[Callable[[int], Target], ...] = (Requests, Answers, Events, Streams, Configurations)

@@ -11,7 +11,7 @@ from conformance import harness
 from fuzz.mutation import HTTP_TOKENS, Mutator
 from fuzz.targets import TARGETS, Disagreement, Requests, Target
 
-INPUTS = {"requests": 2500, "answers": 2500, "events": 2000, "configurations": 120}
+INPUTS = {"requests": 2500, "answers": 2500, "events": 2000, "streams": 400, "configurations": 120}
 
 
 def many_steps(target: Target, count: int) -> None:

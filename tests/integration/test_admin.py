@@ -15,6 +15,7 @@ from raw_http import Answer, connected, encode
 from rig import CONFIG, DEEPSEEK, MESSAGES, OPENAI, FaultKind, Rig, config_of, running, wait_until
 
 from fastgw.admin import Admin, AdminRefused
+from fastgw.secret import Secret
 from fastgw.server import Address
 
 CHAT = "/v1/chat/completions"
@@ -392,8 +393,8 @@ def test_other_machines_need_a_token(ca_dir: Path) -> None:
             with pytest.raises(AdminRefused, match="token"):
                 rig.await_(Admin(rig.gateway).start(Address.parse(text)))
             with pytest.raises(AdminRefused):
-                rig.await_(Admin(rig.gateway, token="").start(Address.parse(text)))
-        admin = rig.call(lambda: Admin(rig.gateway, token=TOKEN))
+                rig.await_(Admin(rig.gateway, token=Secret("")).start(Address.parse(text)))
+        admin = rig.call(lambda: Admin(rig.gateway, token=Secret(TOKEN)))
         port = rig.await_(admin.start(Address.parse("0.0.0.0:0"))).port
         # Behind the token any Host is fine: it may have a name in front of it.
         assert ask(rig, "GET", "/debug/counts", {"host": "admin.example"}, port=port).status == 401
@@ -403,7 +404,7 @@ def test_other_machines_need_a_token(ca_dir: Path) -> None:
 
 def test_token_is_asked_for_and_compared(ca_dir: Path) -> None:
     with running(ca_dir, CONFIG, reload_config=lambda: config_of(CONFIG)) as rig:
-        admin = rig.call(lambda: Admin(rig.gateway, token=TOKEN))
+        admin = rig.call(lambda: Admin(rig.gateway, token=Secret(TOKEN)))
         port = rig.await_(admin.start(Address.parse("127.0.0.1:0"))).port
         wrong = [
             None,

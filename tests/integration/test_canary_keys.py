@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import base64
 import json
+import os
+import re
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,6 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from urllib.parse import quote
 
+import command
 import pytest
 from command import FREE, Process, environment
 from fault_rig import CHAT, CHUNKED, EVENTS, chat_answer, is_whole_chat, request_bytes
@@ -25,7 +28,9 @@ CALLER = "canary.of.the.caller.0123456789"
 CONSUMER = "canary.of.the.consumer.0123456789"
 ONE = {place: f"canary.of.one.{place}.0123456789" for place in ("bearer", "field", "query")}
 TWO = {place: f"canary.of.two.{place}.0123456789" for place in ("bearer", "field", "query")}
+JSON = "Content-Type: application/json"
 NOBODYS = (CALLER, CONSUMER, ADMIN_TOKEN)  # no node's
+CREDENTIAL = {name: f"canary.of.the.{name}.credential.0123456789" for name in ("first", "next")}
 ENV = {
     f"KEY_{number}_{place.upper()}": key
     for number, keys in (("ONE", ONE), ("TWO", TWO))
@@ -86,6 +91,13 @@ def refusal_of(request: Message) -> bytes:
     return json.dumps({"error": error}).encode()
 
 
+def quoted(request: Message) -> bytes:
+    """An error that is the caller's own, and so goes to it as it is; with all our keys in it, as a gift."""
+    words = [request["authorization"], request["x-own"], request.target]
+    message = f"too many messages for {' '.join(words)}"
+    return json.dumps({"error": {"message": message, "type": "invalid_request_error", "code": None}}).encode()
+
+
 def asked_for(request: Message) -> str:
     """What the caller said; "" of a probe."""
     return str(json.loads(request.body)["messages"][-1]["content"]) if request.body else ""
@@ -106,8 +118,18 @@ def primary(peer: Peer) -> None:
             peer.finish()
         elif what == "error event":
             peer.send(CHUNKED + chunked(b"data: " + refusal_of(request) + b"\n\n"))
+        elif what == "late error event":
+            peer.send(CHUNKED + chunked(*EVENTS[:2], b"data: " + quoted(request) + b"\n\n"))
+        elif what == "last error event":  # without the line that ends it
+            peer.send(CHUNKED + chunked(*EVENTS[:2], b"data: " + quoted(request)))
+        elif what == "error in 200":
+            peer.send(answer(quoted(request), JSON))
+        elif what == "quoted":
+            peer.send(answer(quoted(request), JSON, status="422 No"))
+        elif what == "quoted at length":  # more than is held
+            peer.send(answer(quoted(request) + b" " * 100_000, JSON, status="422 No"))
         elif what.isdigit():
-            peer.send(answer(refusal_of(request), "Content-Type: application/json", status=f"{what} No"))
+            peer.send(answer(refusal_of(request), JSON, status=f"{what} No"))
         else:
             peer.send(chat_answer(request))
 
@@ -136,6 +158,11 @@ class Watched:
         match = self.process.saw(rf'{text}{port}|"{listener}": \[?"http{port}')
         return int(match[1] or match[2])
 
+    def pids(self) -> list[int]:
+        """The process's own, and its workers'."""
+        own = self.process.popen.pid
+        return [own, *map(int, Path(f"/proc/{own}/task/{own}/children").read_text().split())]
+
     def ask(self, what: str, *, stream: bool = False) -> Message:
         """Ask the gateway; whatever comes back is kept."""
         said = (f"Authorization: Bearer {CALLER}", f"X-Own: {CALLER}", f"X-Consumer-Key: {CONSUMER}")
@@ -155,11 +182,15 @@ class Watched:
 
 
 @contextmanager
-def watched(directory: Path, *options: str) -> Iterator[Watched]:
+def watched(directory: Path, *options: str, **replaced: str) -> Iterator[Watched]:
+    """The command, running; ``replaced``: other sources for keys than the environment."""
     with node(primary) as one, node(backup) as two:
         config = CONFIG.format(one=one.port, two=two.port, consumer=CONSUMER)
+        for name, source in replaced.items():
+            config = config.replace(f"${{{name}}}", source)
         (directory / "gateway.yaml").write_text(config)
-        env = environment(directory, **ENV, FASTGW_ADMIN_TOKEN=ADMIN_TOKEN)
+        nowhere = dict.fromkeys(("http_proxy", "https_proxy", "all_proxy", "ALL_PROXY"), "http://127.0.0.1:9")
+        env = environment(directory, **ENV, **nowhere, FASTGW_ADMIN_TOKEN=ADMIN_TOKEN)
         run = ("run", "-c", "gateway.yaml", *FREE, "--log-level", "debug", "--access-log", "access.log")
         with Process(*run, *options, cwd=directory, env=env) as process:
             yield Watched(process, one, two)
@@ -197,6 +228,9 @@ def test_a_nodes_keys_are_in_its_own_bytes_only(
         refused = all_.admin("/admin/reload", "POST")
         assert refused.status == 400
         assert b"htps" in refused.body
+        for pid in all_.pids():
+            all_.seen[f"the command line of {pid}"] = Path(f"/proc/{pid}/cmdline").read_bytes()
+            assert re.search(r"Max core file size +0 +0 ", Path(f"/proc/{pid}/limits").read_text())
         all_.process.send(signal.SIGTERM)
         assert all_.process.ended() == 0
 
@@ -212,6 +246,118 @@ def test_a_nodes_keys_are_in_its_own_bytes_only(
         assert all_.seen["the access log"].count(b"\n") == 13
         for where, data in all_.seen.items():
             assert_clean(where, data, *ONE.values(), *TWO.values(), *NOBODYS)
+
+
+def test_what_a_provider_says_to_the_caller_does_not_repeat_our_keys(tmp_path: Path) -> None:
+    with watched(tmp_path) as all_:
+        for what, status in (("quoted", 422), ("quoted at length", 422), ("error in 200", 400)):
+            got = all_.ask(what)
+            assert (got.status, got.is_whole) == (status, True)
+            assert b"too many messages for ******" in got.body
+        for what in ("late error event", "last error event"):  # as an event, or as an error if it came early
+            assert b"too many messages for ******" in all_.ask(what, stream=True).raw
+        assert len(all_.one.asked) >= 5
+        for where, data in all_.seen.items():
+            assert_clean(where, data, *ONE.values(), *TWO.values(), *NOBODYS)
+
+
+# --- Faults of our own ------------------------------------------------------------------------
+
+# Whatever is at hand, thrown at whoever reports exceptions; the plain keys, too, as no code of ours would.
+CRASH = """
+import asyncio, gc, sys, threading, traceback
+from fastgw import gateway
+from fastgw.cli import process, main
+from fastgw.secret import secrets_in
+
+class Careless(Exception):
+    pass
+
+class Dying:
+    def __init__(self, text):
+        self.text = text
+    def __del__(self):
+        raise Careless(self.text)
+
+def told_by(*values):
+    keys = [secret.reveal() for secret in secrets_in(*values)]
+    everything = [keys, *values, [getattr(value, "__dict__", None) for value in values]]
+    return f"{everything} {everything!r}"
+
+def throw(text):
+    raise Careless(text)
+
+async def start(self):
+    told = told_by(self._config)
+    asyncio.get_running_loop().call_soon(throw, "callback " + told)
+    thread = threading.Thread(target=throw, args=("thread " + told,))
+    thread.start()
+    thread.join()
+    Dying("unraisable " + told)
+    await asyncio.sleep(0)
+    try:
+        throw("start " + told)
+    except Careless as error:
+        with_locals = traceback.TracebackException.from_exception(error, capture_locals=True)
+        raise Careless("".join(with_locals.format())) from error
+
+def run(source, config):
+    throw("main " + told_by(source, config, source.env))
+
+gateway.Gateway.start = start
+if MAIN:
+    process._keep_heap = lambda: run(sys._getframe(1).f_locals["source"], sys._getframe(1).f_locals["config"])
+main()
+"""
+
+
+@pytest.mark.parametrize("options", [(), ("--log-format", "json"), ("--workers", "2"), None])
+def test_a_crash_tells_no_key(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, options: tuple[str, ...] | None
+) -> None:
+    guard = "import build_guard; build_guard.prefer_source()\n" if "FASTGW_PURE" in os.environ else ""
+    monkeypatch.setattr(command, "COMMAND", ("-c", f"{guard}MAIN = {options is None}\n{CRASH}"))
+    (tmp_path / "gateway.yaml").write_text(CONFIG.format(one=9, two=10, consumer=CONSUMER))
+    env = environment(tmp_path, **ENV, FASTGW_ADMIN_TOKEN=ADMIN_TOKEN)
+    with Process("run", *FREE, *(options or ()), cwd=tmp_path, env=env) as process:
+        assert process.ended() == 1
+        happened = ("main",) if options is None else ("callback", "thread", "unraisable", "start")
+        for what in happened:
+            assert f"Careless: {what} [[" in process.err, process.err
+        assert "***" in process.err and "<Secret>" in process.err
+        for text in (process.out, process.err):
+            assert_clean("what was printed", text.encode(), *ONE.values(), *TWO.values(), *NOBODYS)
+
+
+# --- Credentials ------------------------------------------------------------------------------
+
+
+def test_a_rotated_credential_is_used_after_a_reload_and_an_exposed_one_is_refused(tmp_path: Path) -> None:
+    key = tmp_path / "keys" / "first.key"
+    key.parent.mkdir()
+    key.write_text(CREDENTIAL["first"] + "\n")
+    key.chmod(0o400)
+    options = ("--credentials-dir", "keys")
+    with watched(tmp_path, *options, KEY_ONE_BEARER="${credential:first.key}") as all_:
+        assert all_.ask("").status == 200
+        key.unlink()
+        key.write_text(CREDENTIAL["next"] + "\n")
+        key.chmod(0o440)
+        refused = all_.admin("/admin/reload", "POST")
+        assert refused.status == 400
+        place = r"gateway.yaml:\d+:\d+: services\[0\].upstream.nodes\[0\].auth.header.Authorization: "
+        assert re.search(place + "credential first.key: others on this machine", refused.body.decode())
+        assert all_.ask("").status == 200
+        key.chmod(0o400)
+        assert all_.admin("/admin/reload", "POST").status == 200
+        assert all_.ask("").status == 200
+        all_.process.send(signal.SIGTERM)
+        assert all_.process.ended() == 0
+        sent = [request["authorization"] for request in all_.one.asked if request.target.startswith(CHAT)]
+        assert sent == [f"Bearer {CREDENTIAL[name]}" for name in ("first", "first", "next")]
+        all_.seen["what was printed"] = (all_.process.out + all_.process.err).encode()
+        for where, data in all_.seen.items():
+            assert_clean(where, data, *CREDENTIAL.values())
 
 
 @pytest.mark.parametrize("form", ["text", "json", "github"])

@@ -420,6 +420,7 @@ def test_sigusr1_reopens_the_access_log_after_it_was_moved(fastgw: Run, tmp_path
 def test_the_admin_port_answers_and_asks_for_its_token(fastgw: Run, tmp_path: Path) -> None:
     token = tmp_path / "token"
     token.write_text("a-token-of-some-length\n")
+    token.chmod(0o600)
     process = fastgw(*FREE, "--admin-token-file", str(token))
     admin = admin_of(process)
     assert ask(admin, "/livez", "GET")[0] == 200

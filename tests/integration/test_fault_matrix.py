@@ -179,26 +179,19 @@ ROWS = [
         (504,),
         deadlines=BRIEF_CONTENT,
     ),
-    Row(
-        "U26 stalls inside the answer",
-        K.STALL,
-        {"after": 5},
-        REPLAYED,
-        TIMED_OUT,
-        (504,),
-        streamed=cut("stream_stalled"),
-        deadlines={"first_content": 0.3, "progress": 0.3},
-    ),
-    Row(
-        "U26 silent inside the answer",
-        K.STALL,
-        {"after": 5},
-        REPLAYED,
-        TIMED_OUT,
-        (504,),
-        streamed=cut("stream_stalled"),
-        deadlines={"first_content": 0.3, "idle": 0.3},
-    ),
+    *[
+        Row(
+            f"U26 {how} inside the answer",
+            K.STALL,
+            {"after": 5},
+            REPLAYED,
+            TIMED_OUT,
+            (504,),
+            streamed=cut("stream_stalled"),
+            deadlines={"first_content": 0.3, deadline: 0.3},
+        )
+        for how, deadline in (("stalls", "progress"), ("silent", "idle"))
+    ],
     Row(
         "U27 breathes for ever",
         K.KEEPALIVE_FLOOD,

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import gzip
 import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Callable
 from pathlib import Path
 from time import monotonic, sleep
 
@@ -20,47 +18,19 @@ from fault_rig import (
     FAILED_TCP,
     SUCCEEDED,
     TIMED_OUT,
-    UNASKED,
-    Health,
     chat_answer,
     check_health,
     is_streamed,
     is_whole_chat,
     limited,
+    pair,
     request_bytes,
 )
-from rig import Rig, running, wait_until
-from wire_ends import Client, Message, Peer, ScriptedNode, answer, chunked, config_for, get, node, serving
+from rig import wait_until
+from wire_ends import Client, Message, Peer, answer, chunked, get, serving
 
 both_ways = pytest.mark.parametrize("stream", [False, True], ids=["plain", "streamed"])
 Respond = Callable[[Message], bytes]
-
-
-@dataclass
-class Pair:
-    """A gateway between a primary that plays a script and a healthy backup."""
-
-    rig: Rig
-    primary: ScriptedNode
-    backup: ScriptedNode
-
-    def check(self, got: Message, health: Health, begin: float, *, replays: int = 0) -> None:
-        """Whose answer it is, and what is thought of whom; it moved unless the primary succeeded."""
-        moved = health.outcome != "succeeded"
-        by = self.backup if moved else self.primary
-        assert (got.status, got["x-fastgw-upstream"]) == (200, f"127.0.0.1:{by.port}"), got.raw
-        assert got["x-fastgw-attempts"] == ("2" if moved else "1")
-        assert (len(self.primary.asked), len(self.backup.asked)) == (1, 1 if moved else 0)
-        check_health(self.rig, f"127.0.0.1:{self.primary.port}", health, begin)
-        check_health(self.rig, f"127.0.0.1:{self.backup.port}", SUCCEEDED if moved else UNASKED, begin)
-        assert self.rig.counts()["uncertain_replays"] == replays
-
-
-@contextmanager
-def pair(ca_dir: Path, script: Callable[[Peer], None], **config: str) -> Iterator[Pair]:
-    with node(script) as primary, node(serving(chat_answer)) as backup:
-        with running(ca_dir, config_for(primary.port, backup.port, provider="openai", **config)) as rig:
-            yield Pair(rig, primary, backup)
 
 
 def saying(data: bytes) -> Callable[[Peer], None]:
@@ -118,7 +88,7 @@ def test_u15_broken_off_while_the_body_goes_up(ca_dir: Path, how: str, stream: b
         begin = monotonic()
         got = client.ask(request_bytes(stream, user="x" * 8_000_000))
         assert is_whole_chat(got, stream)
-        nodes.check(got, FAILED_TCP, begin, replays=1)
+        nodes.check_answer(got, FAILED_TCP, begin, replays=1)
         assert len(nodes.backup.asked[0].body) > 8_000_000
 
 
@@ -137,7 +107,7 @@ def test_u15_an_answer_that_came_before_the_reset_wins(ca_dir: Path, stream: boo
         begin = monotonic()
         got = client.ask(request_bytes(stream, user="x" * 8_000_000))
         assert is_whole_chat(got, stream)
-        nodes.check(got, limited(30.0), begin)
+        nodes.check_answer(got, limited(30.0), begin)
 
 
 # --- U18, U19, U21: heads that are none -------------------------------------------------------
@@ -168,7 +138,7 @@ def test_an_answer_that_is_no_http(ca_dir: Path, data: bytes, stream: bool) -> N
         begin = monotonic()
         got = client.ask(request_bytes(stream))
         assert is_whole_chat(got, stream)
-        nodes.check(got, FAILED_HTTP, begin, replays=1)
+        nodes.check_answer(got, FAILED_HTTP, begin, replays=1)
         wait_until(lambda: nodes.rig.counts()["node_connections"]["idle"] == 1, "only the backup's is kept")
 
 
@@ -189,7 +159,7 @@ def test_u20_interim_heads_are_swallowed(ca_dir: Path, stream: bool) -> None:
         got = client.ask(request_bytes(stream))
         assert is_whole_chat(got, stream)
         assert "link" not in got
-        nodes.check(got, SUCCEEDED, begin)
+        nodes.check_answer(got, SUCCEEDED, begin)
         assert is_whole_chat(client.ask(request_bytes(stream)), stream)
         assert nodes.primary.accepted == 1
 
@@ -207,7 +177,7 @@ def test_u20_interim_heads_extend_no_deadline(ca_dir: Path, stream: bool) -> Non
             begin = monotonic()
             got = client.ask(request_bytes(stream))
             assert is_whole_chat(got, stream)
-            nodes.check(got, TIMED_OUT, begin, replays=1)
+            nodes.check_answer(got, TIMED_OUT, begin, replays=1)
 
 
 NO_BODIES: list[tuple[str, bytes, bytes, int]] = [
@@ -259,7 +229,7 @@ def test_u23_trailers_are_dropped(ca_dir: Path, stream: bool) -> None:
         got = client.ask(request_bytes(stream))
         assert is_whole_chat(got, stream)
         assert b"Trailer" not in got.raw
-        nodes.check(got, SUCCEEDED, begin)
+        nodes.check_answer(got, SUCCEEDED, begin)
         assert is_whole_chat(client.ask(request_bytes(stream)), stream)
         assert nodes.primary.accepted == 1
 
@@ -278,11 +248,11 @@ def test_u23_trailers_without_end_are_no_answer(ca_dir: Path, stream: bool) -> N
         got = client.ask(request_bytes(stream))
         if not stream:
             assert is_whole_chat(got, stream)
-            nodes.check(got, FAILED_HTTP, begin, replays=1)
+            nodes.check_answer(got, FAILED_HTTP, begin, replays=1)
             return
         # All of it may have come in one read, or its content before the trailers.
         if got.is_whole:
-            nodes.check(got, FAILED_HTTP, begin, replays=1)
+            nodes.check_answer(got, FAILED_HTTP, begin, replays=1)
         else:
             assert b'"code":"stream_interrupted"' in got.body
 
@@ -299,7 +269,7 @@ def test_u25_what_stands_behind_an_answer_is_cut_off(ca_dir: Path, stream: bool)
             assert is_whole_chat(got, stream)
             assert b"STOLEN" not in got.raw
             if number == 1:
-                nodes.check(got, SUCCEEDED, begin)
+                nodes.check_answer(got, SUCCEEDED, begin)
             wait_until(lambda: nodes.rig.counts()["node_connections"]["idle"] == 0, "it is closed")
         assert nodes.primary.accepted == 2
         assert nodes.backup.asked == []
@@ -320,7 +290,7 @@ def test_u41_a_compressed_body_is_passed_on_byte_by_byte(ca_dir: Path, stream: b
         begin = monotonic()
         got = client.ask(request_bytes(stream, "Accept-Encoding: gzip, br"))
         assert (got.status, got["content-encoding"], got.body) == (200, "gzip", data)
-        nodes.check(got, SUCCEEDED, begin)
+        nodes.check_answer(got, SUCCEEDED, begin)
 
 
 def test_u24_a_stream_that_forgot_its_done_is_whole(ca_dir: Path) -> None:
@@ -330,4 +300,4 @@ def test_u24_a_stream_that_forgot_its_done_is_whole(ca_dir: Path) -> None:
         begin = monotonic()
         got = client.ask(request_bytes(True))
         assert got.is_whole
-        nodes.check(got, SUCCEEDED, begin)
+        nodes.check_answer(got, SUCCEEDED, begin)

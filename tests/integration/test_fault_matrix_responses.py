@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import json
 import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
 from time import monotonic
 from typing import Any
@@ -24,15 +23,14 @@ from fault_rig import (
     RESPONSES,
     SUCCEEDED,
     TIMED_OUT,
-    UNASKED,
     Health,
-    check_health,
+    Pair,
     is_streamed,
     request_bytes,
 )
+from fault_rig import pair as scripted_pair
 from openai import OpenAI
-from rig import Rig, running
-from wire_ends import Client, Message, Peer, ScriptedNode, answer, chunked, config_for, node, serving
+from wire_ends import Client, Message, Peer, answer, chunked
 
 
 def document(status: str = "completed", text: str = "say hello", **fields: Any) -> dict[str, Any]:
@@ -91,26 +89,8 @@ def healthy(request: Message) -> bytes:
     return answer(json.dumps(document()).encode(), "Content-Type: application/json")
 
 
-@dataclass
-class Pair:
-    """A gateway between a primary that plays a script and a healthy backup."""
-
-    rig: Rig
-    primary: ScriptedNode
-    backup: ScriptedNode
-
-    def check(self, health: Health, begin: float, *, moved: bool, replays: int = 0) -> None:
-        assert (len(self.primary.asked), len(self.backup.asked)) == (1, 1 if moved else 0)
-        check_health(self.rig, f"127.0.0.1:{self.primary.port}", health, begin)
-        check_health(self.rig, f"127.0.0.1:{self.backup.port}", SUCCEEDED if moved else UNASKED, begin)
-        assert self.rig.counts()["uncertain_replays"] == replays
-
-
-@contextmanager
-def pair(ca_dir: Path, script: Callable[[Peer], None], **config: str) -> Iterator[Pair]:
-    with node(script) as primary, node(serving(healthy)) as backup:
-        with running(ca_dir, config_for(primary.port, backup.port, provider="openai", **config)) as rig:
-            yield Pair(rig, primary, backup)
+def pair(ca_dir: Path, script: Callable[[Peer], None], **config: str) -> AbstractContextManager[Pair]:
+    return scripted_pair(ca_dir, script, healthy, **config)
 
 
 # --- Streamed ---------------------------------------------------------------------------------
@@ -212,12 +192,8 @@ AFTER_CONTENT: list[tuple[str, bytes, Health, bytes]] = [
 ]
 
 
-@pytest.mark.parametrize(
-    ("rest", "health", "last"), [row[1:] for row in AFTER_CONTENT], ids=[row[0] for row in AFTER_CONTENT]
-)
-def test_what_fails_after_content_ends_honestly(
-    ca_dir: Path, rest: bytes, health: Health, last: bytes
-) -> None:
+def broken_off(rest: bytes) -> tuple[Callable[[Peer], None], threading.Event]:
+    """A script that sends the rest once its event is set: when the first content has arrived."""
     has_content = threading.Event()
 
     def script(peer: Peer) -> None:
@@ -226,6 +202,16 @@ def test_what_fails_after_content_ends_honestly(
         has_content.wait(30)
         peer.send(rest)
 
+    return script, has_content
+
+
+@pytest.mark.parametrize(
+    ("rest", "health", "last"), [row[1:] for row in AFTER_CONTENT], ids=[row[0] for row in AFTER_CONTENT]
+)
+def test_what_fails_after_content_ends_honestly(
+    ca_dir: Path, rest: bytes, health: Health, last: bytes
+) -> None:
+    script, has_content = broken_off(rest)
     with pair(ca_dir, script) as nodes, Client(nodes.rig.port) as client:
         begin = monotonic()
         client.send(request_bytes(True, path=RESPONSES))
@@ -241,14 +227,7 @@ def test_what_fails_after_content_ends_honestly(
 
 @pytest.mark.parametrize("rest", [row[1] for row in AFTER_CONTENT], ids=[row[0] for row in AFTER_CONTENT])
 def test_the_sdk_takes_no_broken_stream_for_a_short_answer(ca_dir: Path, rest: bytes) -> None:
-    has_content = threading.Event()
-
-    def script(peer: Peer) -> None:
-        peer.request()
-        peer.send(CHUNKED + chunked(*LIFECYCLE, FIRST, end=b""))
-        has_content.wait(30)
-        peer.send(rest)
-
+    script, has_content = broken_off(rest)
     with pair(ca_dir, script) as nodes:
         with OpenAI(base_url=nodes.rig.base_url, api_key="sk-any", max_retries=0, timeout=30) as client:
             types = []

@@ -143,7 +143,7 @@ def test_hop_by_hop_fields_stay_on_their_hop(ca_dir: Path) -> None:
             assert upstream.asked[0]["host"] == f"127.0.0.1:{upstream.port}"
 
 
-@pytest.mark.parametrize("status", ["301 Moved Permanently", "307 Temporary Redirect"])
+@pytest.mark.parametrize("status", ["301 Moved Permanently", "302 Found", "307 Temporary Redirect"])
 def test_a_redirect_is_passed_on_and_never_followed(ca_dir: Path, status: str) -> None:
     with node(
         serving(lambda _: answer(b"there", "Location: http://127.0.0.1:1/", status=status))

@@ -25,6 +25,7 @@ from worker_rig import Node, configuration, running_workers
 from fastgw._shm import Metrics
 from fastgw.admin import Admin, exposition
 from fastgw.metrics import COUNTED, READ
+from fastgw.secret import Secret
 from fastgw.server import Address
 from fastgw.shared_state import METRIC_SERIES, SharedState
 
@@ -360,7 +361,7 @@ def test_head_says_how_long_it_would_be_and_the_other_name_works(ca_dir: Path) -
 
 def test_the_admin_token_guards_the_metrics(ca_dir: Path) -> None:
     with running(ca_dir, QUIET) as rig:
-        admin = rig.call(lambda: Admin(rig.gateway, token="a-token-of-the-admin"))
+        admin = rig.call(lambda: Admin(rig.gateway, token=Secret("a-token-of-the-admin")))
         address = rig.await_(admin.start(Address.parse("127.0.0.1:0")))
         url = f"http://{address}/metrics"
         assert httpx.get(url).status_code == 401

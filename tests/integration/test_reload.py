@@ -366,6 +366,25 @@ def test_removed_node_loses_its_connections_and_its_probes(ca_dir: Path, file: F
         assert ask(rig).headers["x-fastgw-upstream"] == OPENAI
 
 
+def test_names_are_resolved_before_anybody_asks_and_only_those_of_todays_nodes(
+    ca_dir: Path, file: File
+) -> None:
+    quiet = CONFIG[: CONFIG.index("      checks:")]
+    file.write(quiet.replace("host: api.deepseek.com", "host: localhost"))
+    with running(ca_dir, file.load(), reload_config=file.load) as rig:
+        resolver = rig.gateway.resolver
+        assert resolver is not None
+
+        def is_known() -> bool:
+            return rig.call(lambda: resolver.lookup("localhost", 443)) is not None
+
+        wait_until(is_known, "the name is resolved")
+        assert rig.counts()["requests"] == 0
+        file.write(quiet)
+        assert reload(rig)
+        assert not is_known()
+
+
 # --- What goes --------------------------------------------------------------------------------
 
 KINDS = (
@@ -381,7 +400,7 @@ KINDS = (
 )
 
 
-def alive(rig: Rig) -> Counter[str]:
+def alive(rig: Rig | None) -> Counter[str]:
     """How many objects of a generation there are."""
 
     def look() -> Counter[str]:
@@ -392,13 +411,18 @@ def alive(rig: Rig) -> Counter[str]:
             if type(item).__name__ in KINDS and type(item).__module__.startswith("fastgw")
         )
 
-    return rig.call(look)
+    return look() if rig is None else rig.call(look)
 
 
 def test_old_generations_are_gone_once_their_requests_are(ca_dir: Path, file: File) -> None:
+    before = alive(None)  # what other tests have left in this process
+
+    def alive_here() -> Counter[str]:
+        return alive(rig) - before
+
     with running(ca_dir, file.load(), reload_config=file.load) as rig:
         ask(rig)
-        baseline = alive(rig)
+        baseline = alive_here()
         tasks = rig.counts()["tasks"]
         assert baseline["Generation"] == baseline["Prober"] == 1
 
@@ -415,14 +439,14 @@ def test_old_generations_are_gone_once_their_requests_are(ca_dir: Path, file: Fi
                 # One plan of the first generation lives on, in the request; its probes do not.
                 await asyncio.to_thread(
                     wait_until,
-                    lambda: (alive(rig)["RoutePlan"], alive(rig)["Prober"]) == (2, 1),
+                    lambda: (alive_here()["RoutePlan"], alive_here()["Prober"]) == (2, 1),
                     "what is between the first and the last generation is gone",
                 )
                 connection.abort()
 
         asyncio.run(main())
         wait_until(lambda: rig.counts()["exchanges"] == 0, "the request has ended")
-        wait_until(lambda: alive(rig) == baseline, f"{alive(rig)} is {baseline} again")
+        wait_until(lambda: alive_here() == baseline, f"{alive_here()} is {baseline} again")
         wait_until(lambda: rig.counts()["tasks"] == tasks, "no task more than before")
 
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ import openai
 import pytest
 from openai import OpenAI
 from rig import CONFIG, MESSAGES, FaultKind, Rig, running
-from wire_ends import Client, Ended, Peer, chunked, config_for, node, post
+from wire_ends import Client, Ended, Message, Peer, ScriptedNode, chunked, config_for, node, post
 
 # Without probes, which would count; the models of both providers' own names on either node.
 QUIET = (
@@ -29,14 +29,15 @@ BACKWARDS = (
     .replace("host: api.openai.com", 'host: api.openai.com\n          models: {"*": gpt-4o}')
     .replace("host: api.deepseek.com", 'host: api.deepseek.com\n          models: {"*": deepseek-flash}')
 )
-LONG = {"x-sim-tokens": "40", "x-sim-delay-ms": "2"}
-WHOLE = "You said: say hello" + "".join(f" w{n}" for n in range(4, 40))
+TOKENS = 60
+LONG = {"x-sim-tokens": str(TOKENS), "x-sim-delay-ms": "2"}
+WHOLE = "You said: say hello" + "".join(f" w{n}" for n in range(4, TOKENS))
 
 BREAKS: list[tuple[str, FaultKind, dict[str, Any]]] = [
-    ("reset", FaultKind.RESET_INSIDE, {"after": 20, "how": "rst"}),
-    ("end", FaultKind.RESET_INSIDE, {"after": 20, "how": "fin"}),
-    ("clean end", FaultKind.RESET_INSIDE, {"after": 20, "how": "clean"}),
-    ("cut in TLS", FaultKind.TRUNCATE_TLS, {"after": 20}),
+    ("reset", FaultKind.RESET_INSIDE, {"after": 40, "how": "rst"}),
+    ("end", FaultKind.RESET_INSIDE, {"after": 40, "how": "fin"}),
+    ("clean end", FaultKind.RESET_INSIDE, {"after": 40, "how": "clean"}),
+    ("cut in TLS", FaultKind.TRUNCATE_TLS, {"after": 40}),
     ("stall", FaultKind.STALL, {"after": 20}),
     ("error event", FaultKind.ERROR_EVENT, {"after": 20}),
     ("error event without an end", FaultKind.ERROR_EVENT, {"after": 20, "done": False}),
@@ -121,13 +122,13 @@ def test_usage_counts_both_generations(ca_dir: Path) -> None:
         assert text == WHOLE
         usage = chunks[-1].usage
         assert usage is not None
-        assert usage.completion_tokens == 40
-        assert usage.total_tokens == usage.prompt_tokens + 40
+        assert usage.completion_tokens == TOKENS
+        assert usage.total_tokens == usage.prompt_tokens + TOKENS
 
 
 def test_the_connection_serves_further_requests_after_a_resumption(ca_dir: Path) -> None:
     body = json.dumps({"model": "gpt-4o", "messages": MESSAGES, "stream": True}).encode()
-    request = post("/v1/chat/completions", body, "x-sim-tokens: 40", "x-sim-delay-ms: 2")
+    request = post("/v1/chat/completions", body, f"x-sim-tokens: {TOKENS}", "x-sim-delay-ms: 2")
     with running(ca_dir, QUIET) as rig, Client(rig.port) as client:
         rig.fault(rig.openai, FaultKind.RESET_INSIDE, after=20, count=1)
         got = client.ask(request)
@@ -177,6 +178,7 @@ def events(*texts: str, finish: bool = False, id: str = "one") -> list[bytes]:
     return [b"data: %b\n\n" % json.dumps({"id": id, "choices": [choice]}).encode() for choice in choices]
 
 
+DONE = b"data: [DONE]\n\n"
 STREAM = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n"
 
 
@@ -194,78 +196,76 @@ def plays(*sent: bytes, whole: bool = False) -> Any:
     return script
 
 
-def ask(port: int, version: str = "1.1") -> Any:
+def request_bytes(version: str = "1.1") -> bytes:
     body = json.dumps({"model": "m", "messages": MESSAGES, "stream": True}).encode()
+    return post("/v1/chat/completions", body, version=version)
+
+
+def ask(port: int, version: str = "1.1") -> Any:
     with Client(port) as client:
-        return client.ask(post("/v1/chat/completions", body, version=version))
+        return client.ask(request_bytes(version))
+
+
+def chunks_of(got: Message) -> list[dict[str, Any]]:
+    return [json.loads(line[6:]) for line in got.body.splitlines() if line.startswith(b"data: {")]
+
+
+def text_of(got: Message) -> str:
+    return "".join(chunk["choices"][0]["delta"].get("content", "") for chunk in chunks_of(got))
+
+
+@contextmanager
+def resuming(ca_dir: Path, *scripts: Callable[[Peer], None]) -> Iterator[tuple[Rig, list[ScriptedNode]]]:
+    """A gateway that resumes, before nodes that play these scripts, the first first."""
+    with ExitStack() as stack:
+        nodes = [stack.enter_context(node(script)) for script in scripts]
+        ports = [one.port for one in nodes]
+        config = config_for(*ports, provider="openai-compatible", route="on_stream_failure: resume")
+        yield stack.enter_context(running(ca_dir, config)), nodes
 
 
 def test_another_answer_is_not_mixed_into_the_first(ca_dir: Path) -> None:
-    done = b"data: [DONE]\n\n"
-    first, second = (
-        plays(*events("You ", "said")),
-        plays(*events("They ", "said", finish=True), done, whole=True),
-    )
-    with node(first) as one, node(second) as two:
-        config = config_for(
-            one.port, two.port, provider="openai-compatible", route="on_stream_failure: resume"
-        )
-        with running(ca_dir, config) as rig:
-            got = ask(rig.port)
-            assert not got.is_whole
-            assert b"They" not in got.body
-            assert b'"code":"stream_interrupted"' in got.body
-            assert b"[DONE]" not in got.body
-            assert len(two.asked) == 1
-            two_node = rig.nodes()[f"127.0.0.1:{two.port}"]
-            assert not any(rig.call(lambda: dict(two_node.counters)).values())  # it did nothing wrong
+    first = plays(*events("You ", "said"))
+    second = plays(*events("They ", "said", finish=True), DONE, whole=True)
+    with resuming(ca_dir, first, second) as (rig, nodes):
+        got = ask(rig.port)
+        assert not got.is_whole
+        assert b"They" not in got.body
+        assert b'"code":"stream_interrupted"' in got.body
+        assert b"[DONE]" not in got.body
+        assert len(nodes[1].asked) == 1
+        two_node = rig.nodes()[f"127.0.0.1:{nodes[1].port}"]
+        assert not any(rig.call(lambda: dict(two_node.counters)).values())  # it did nothing wrong
 
 
 def test_an_answer_that_was_said_to_its_end_is_ended(ca_dir: Path) -> None:
-    with node(plays(*events("You ", "said", finish=True))) as one, node(plays()) as two:
-        config = config_for(
-            one.port, two.port, provider="openai-compatible", route="on_stream_failure: resume"
-        )
-        with running(ca_dir, config) as rig:
-            got = ask(rig.port)
-            assert got.is_whole
-            assert got.body.endswith(b"data: [DONE]\n\n")
-            assert two.asked == []
+    with resuming(ca_dir, plays(*events("You ", "said", finish=True)), plays()) as (rig, nodes):
+        got = ask(rig.port)
+        assert got.is_whole
+        assert got.body.endswith(DONE)
+        assert nodes[1].asked == []
 
 
 def test_a_client_of_http_1_0_gets_the_whole_answer(ca_dir: Path) -> None:
-    done = b"data: [DONE]\n\n"
-    first, second = (
-        plays(*events("You ", "said")),
-        plays(*events("You said: ", "hello", finish=True), done, whole=True),
-    )
-    with node(first) as one, node(second) as two:
-        config = config_for(
-            one.port, two.port, provider="openai-compatible", route="on_stream_failure: resume"
-        )
-        with running(ca_dir, config) as rig:
-            got = ask(rig.port, "1.0")
-            assert got.body.endswith(done)
-            texts = [json.loads(line[6:]) for line in got.body.splitlines() if line.startswith(b"data: {")]
-            assert "".join(t["choices"][0]["delta"].get("content", "") for t in texts) == "You said: hello"
+    first = plays(*events("You ", "said"))
+    second = plays(*events("You said: ", "hello", finish=True), DONE, whole=True)
+    with resuming(ca_dir, first, second) as (rig, _):
+        got = ask(rig.port, "1.0")
+        assert got.body.endswith(DONE)
+        assert text_of(got) == "You said: hello"
 
 
 def test_a_third_node_goes_on_where_the_second_broke_off(ca_dir: Path) -> None:
-    done = b"data: [DONE]\n\n"
     scripts = [
         plays(*events("You ")),
         plays(*events("You sa", id="two")),
-        plays(*events("You said", finish=True, id="three"), done, whole=True),
+        plays(*events("You said", finish=True, id="three"), DONE, whole=True),
     ]
-    with node(scripts[0]) as one, node(scripts[1]) as two, node(scripts[2]) as three:
-        ports = (one.port, two.port, three.port)
-        config = config_for(*ports, provider="openai-compatible", route="on_stream_failure: resume")
-        with running(ca_dir, config) as rig:
-            got = ask(rig.port)
-            assert got.is_whole
-            texts = [json.loads(line[6:]) for line in got.body.splitlines() if line.startswith(b"data: {")]
-            assert "".join(t["choices"][0]["delta"].get("content", "") for t in texts) == "You said"
-            assert {t["id"] for t in texts} == {"one"}
+    with resuming(ca_dir, *scripts) as (rig, _):
+        got = ask(rig.port)
+        assert got.is_whole
+        assert text_of(got) == "You said"
+        assert {chunk["id"] for chunk in chunks_of(got)} == {"one"}
 
 
 def test_a_client_that_leaves_while_another_node_is_asked_leaves_nothing_behind(ca_dir: Path) -> None:
@@ -277,14 +277,9 @@ def test_a_client_that_leaves_while_another_node_is_asked_leaves_nothing_behind(
         with pytest.raises((Ended, OSError)):
             peer.request()
 
-    with node(plays(*events("You "))) as one, node(silent) as two:
-        config = config_for(
-            one.port, two.port, provider="openai-compatible", route="on_stream_failure: resume"
-        )
-        with running(ca_dir, config) as rig:
-            body = json.dumps({"model": "m", "messages": MESSAGES, "stream": True}).encode()
-            with Client(rig.port) as client:
-                client.send(post("/v1/chat/completions", body))
-                assert asked.wait(30)
-            assert two.gone.wait(30)  # the gateway has closed its connection to the second node
-            assert rig.counts()["exchanges"] == 0
+    with resuming(ca_dir, plays(*events("You ")), silent) as (rig, nodes):
+        with Client(rig.port) as client:
+            client.send(request_bytes())
+            assert asked.wait(30)
+        assert nodes[1].gone.wait(30)  # the gateway has closed its connection to the second node
+        assert rig.counts()["exchanges"] == 0

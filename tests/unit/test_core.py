@@ -611,10 +611,31 @@ def test_panic_pauses_on_a_node_on_which_one_has_just_failed() -> None:
     nodes = make(1, 1)
     for node in nodes:
         node.eject(50.0, Cause.PASSIVE)
-    nodes[0].hold_panic(1.5)
+    nodes[0].hold_panic(1.0, 0.5, 9.0)
     selector = Selector(nodes)
     assert [selector.pick(1.0).name for _ in range(2)] == ["b", "b"]
     assert selector.pick(1.5) is nodes[0]
+
+
+def test_the_pauses_of_panic_double_until_one_succeeds() -> None:
+    node = Node("a", 1)
+    node.eject(5000.0, Cause.PASSIVE)
+    selector = Selector([node])
+
+    def pause(now: float) -> float:
+        """How long nothing is picked after a failure then, in steps of 1/64 s."""
+        node.hold_panic(now, 1 / 64, 4.0)
+        node.hold_panic(now, 1 / 64, 4.0)  # one that was under way with it changes nothing
+        steps = 0
+        while (picked := selector.pick(now + steps / 64)) is None:
+            steps += 1
+        assert picked is node
+        node.release(PickKind.PANIC)
+        return steps / 64
+
+    assert [pause(10.0 * at) for at in range(1, 12)] == [2.0**n / 64 for n in range(8)] + [4.0] * 3
+    node.end_panic_pauses()
+    assert pause(200.0) == 1 / 64
 
 
 def test_panic_prefers_a_node_with_weight() -> None:

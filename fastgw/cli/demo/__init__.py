@@ -19,6 +19,7 @@ from fastgw.cli.options import Exit
 from fastgw.cli.overrides import Overrides
 from fastgw.cli.source import Source
 from fastgw.gateway import Gateway, Settings
+from fastgw.secret import HiddenMapping
 from fastgw.simulator import start as start_simulator
 
 
@@ -62,7 +63,7 @@ async def _perform(*, is_plain: bool, scale: float) -> Play:
     async with contextlib.AsyncExitStack() as undo:
         simulator = await start_simulator()
         undo.push_async_callback(simulator.close)
-        config = Source(Overrides(), {}, None, ("OPENAI_API_KEY", "DEEPSEEK_API_KEY")).load()
+        config = Source(Overrides(), HiddenMapping({}), None, ("OPENAI_API_KEY", "DEEPSEEK_API_KEY")).load()
         settings = Settings(
             listen=("127.0.0.1:0",),
             admin=None,

@@ -23,7 +23,7 @@ def start(
     upstream: Upstream, now: float, model: str = "m", endpoint: bytes = CHAT, insists: bool = True
 ) -> Attempt | None:
     models = (model,) * len(upstream.nodes)
-    return upstream.start_for(now, Tried(), models, endpoint, insists)
+    return upstream.start_for(now, Tried(), models, (endpoint,), insists)
 
 
 def on(upstream: Upstream, now: float, model: str = "m", endpoint: bytes = CHAT) -> str:
@@ -31,7 +31,7 @@ def on(upstream: Upstream, now: float, model: str = "m", endpoint: bytes = CHAT)
     attempt = start(upstream, now, model, endpoint)
     assert attempt is not None
     attempt.succeeded(now)
-    upstream.models.passed(attempt.position, model, endpoint, attempt.started_at, now)
+    upstream.models.passed(attempt.position, model, (endpoint,), attempt.started_at, now)
     return attempt.node.name
 
 
@@ -89,7 +89,7 @@ def test_after_its_term_one_request_tries_the_model_and_its_success_is_the_end()
     assert trial is not None and trial.node.name == "a"
     assert on(upstream, 101.0) == "b", "one at a time"
     trial.succeeded(101.5)
-    upstream.models.passed(0, "m", CHAT, trial.started_at, 101.5)
+    upstream.models.passed(0, "m", (CHAT,), trial.started_at, 101.5)
     assert upstream.models.count == 0
     assert on(upstream, 101.5) == "a"
 
@@ -142,7 +142,7 @@ def test_a_success_from_before_does_not_end_a_term() -> None:
     assert early is not None
     limit(upstream, 100.1, until=200.0)
     early.succeeded(100.2)
-    upstream.models.passed(0, "m", CHAT, early.started_at, 100.2)
+    upstream.models.passed(0, "m", (CHAT,), early.started_at, 100.2)
     assert on(upstream, 101.0) == "b"
 
 
@@ -165,10 +165,10 @@ def test_a_limit_is_not_tried_against_although_no_other_node_is_left() -> None:
     limit(upstream, 100.0, until=130.0)
     assert limit(upstream, 100.1, until=120.0).node.name == "b"
     assert start(upstream, 101.0) is None
-    assert upstream.is_limited(101.0, ("m", "m"), CHAT)
-    assert not upstream.is_limited(101.0, ("x", "x"), CHAT)
-    assert upstream.next_recovery_for(101.0, ("m", "m"), CHAT) == 120.0
-    assert upstream.next_recovery_for(101.0, ("x", "m"), CHAT) == 101.0
+    assert upstream.is_limited(101.0, ("m", "m"), (CHAT,))
+    assert not upstream.is_limited(101.0, ("x", "x"), (CHAT,))
+    assert upstream.next_recovery_for(101.0, ("m", "m"), (CHAT,)) == 120.0
+    assert upstream.next_recovery_for(101.0, ("x", "m"), (CHAT,)) == 101.0
     assert on(upstream, 120.0) == "b"
 
 
@@ -206,12 +206,26 @@ def test_a_model_nobody_has_is_asked_for_all_the_same_soonest_first() -> None:
     for now, name in ((100.0, "a"), (90.0, "b"), (110.0, "c")):
         upstream.models.misfit("abc".index(name), "m", CHAT, "unknown_model", now, now)
     seen = []
-    while attempt := upstream.start_for(120.0, tried.copy(), models, CHAT, True):
+    while attempt := upstream.start_for(120.0, tried.copy(), models, (CHAT,), True):
         seen.append(attempt.node.name)
         attempt.misfit("m", CHAT, "unknown_model", 120.0)
         tried.add(attempt.position)
     assert seen == ["b", "a", "c"]
     assert start(upstream, 121.0, insists=False) is None
+
+
+def test_a_model_that_takes_no_pictures_is_asked_for_text() -> None:
+    upstream = make()
+    attempt = start(upstream, 100.0)
+    assert attempt is not None and attempt.misfit("m", b"images", "unsupported_capability", 100.0)
+    assert on(upstream, 101.0) == "a"
+    picture = upstream.start_for(101.0, Tried(), ("m", "m"), (CHAT, b"images"), True)
+    assert picture is not None and picture.node.name == "b"
+    trial = upstream.start_for(160.0, Tried(), ("m", "m"), (CHAT, b"tools", b"images"), True)
+    assert trial is not None and trial.node.name == "a"
+    trial.succeeded(160.0)
+    upstream.models.passed(0, "m", (CHAT, b"tools", b"images"), trial.started_at, 160.0)
+    assert upstream.models.count == 0
 
 
 def test_a_node_that_rests_for_one_request_still_gets_its_trial_from_another() -> None:
@@ -234,8 +248,8 @@ def test_names_that_callers_make_up_take_no_more_room_than_there_is() -> None:
         now = 100.0 + number / 1000
         table.misfit(0, f"model-{number}", CHAT, "unknown_model", now, now)
     assert table.count == CAPACITY
-    assert table.rest_of(0, f"model-{2 * CAPACITY - 1}", CHAT, 110.0) is not None
-    assert table.rest_of(0, "model-0", CHAT, 110.0) is None
+    assert table.rest_of(0, f"model-{2 * CAPACITY - 1}", (CHAT,), 110.0) is not None
+    assert table.rest_of(0, "model-0", (CHAT,), 110.0) is None
     table.misfit(0, "x" * (MAX_NAME + 1), CHAT, "unknown_model", 110.0, 110.0)
     assert table.count == CAPACITY
 
@@ -247,8 +261,8 @@ def test_terms_that_ended_long_ago_are_forgotten(is_limit: bool, memory: float) 
         table.limited(0, "m", 100.0, 160.0, 100.0, 1.0)
     else:
         table.misfit(0, "m", CHAT, "unknown_model", 100.0, 100.0)
-    assert table.rest_of(0, "m", CHAT, 160.0 + memory - 1.0) is None
+    assert table.rest_of(0, "m", (CHAT,), 160.0 + memory - 1.0) is None
     assert table.count == 1
-    table.rest_of(0, "m", CHAT, 160.0 + memory + 60.0)
+    table.rest_of(0, "m", (CHAT,), 160.0 + memory + 60.0)
     assert table.count == 0
     assert repr(table) == "<ModelTable []>"

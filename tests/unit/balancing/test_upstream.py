@@ -571,8 +571,8 @@ def test_failure_in_panic_makes_a_pause_and_nothing_longer() -> None:
     for attempt in panics:
         attempt.failed(TCP, 1.2, at_once=True)
     assert node.ejected_until == 2.0
-    assert upstream.start_attempt(1.69) is None
-    assert start(upstream, 1.7).kind == PANIC
+    assert upstream.start_attempt(1.202) is None
+    assert start(upstream, 1.21).kind == PANIC
     assert start(upstream, 2.0).kind == TRIAL
 
 
@@ -580,9 +580,35 @@ def test_rest_asked_for_in_panic_makes_a_pause() -> None:
     upstream = make(1)
     start(upstream, 1.0).busy(30.0, 1.0)
     start(upstream, 1.0).busy(40.0, 1.0)
-    assert upstream.start_attempt(1.4) is None
-    assert start(upstream, 1.5).kind == PANIC
-    assert upstream.next_recovery(1.5) == 40.0
+    assert upstream.start_attempt(1.59) is None
+    assert start(upstream, 1.6).kind == PANIC
+    assert upstream.next_recovery(1.6) == 40.0
+
+
+def test_a_node_that_is_overloaded_every_other_time_answers_in_panic_nearly_every_other_request() -> None:
+    upstream = make(1)
+    start(upstream, 1.0).busy(0.0, 1.0, overload=True)
+    answered = 0
+    for at in range(200):  # 100 requests a second
+        attempt = upstream.start_attempt(1.01 + at / 100)
+        if attempt is not None and at % 2:
+            attempt.succeeded(1.012 + at / 100)
+            answered += 1
+        elif attempt is not None:
+            attempt.busy(0.0, 1.012 + at / 100, overload=True)
+    assert answered > 90
+
+
+def test_a_node_that_is_always_overloaded_is_asked_less_than_twice_a_second_in_panic() -> None:
+    upstream = make(1)
+    start(upstream, 1.0).busy(60.0, 1.0, overload=True)
+    asked = 0
+    for at in range(2000):
+        attempt = upstream.start_attempt(1.01 + at / 100)
+        if attempt is not None:
+            attempt.busy(60.0, 1.012 + at / 100, overload=True)
+            asked += 1
+    assert 20 < asked < 45
 
 
 def test_panic_before_the_end_of_a_rest_does_not_end_it() -> None:

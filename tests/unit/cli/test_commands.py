@@ -35,6 +35,12 @@ def invoke(*arguments: str, **env: str) -> Result:
     return CliRunner().invoke(main, arguments, env=env)
 
 
+def test_no_flag_takes_a_key_itself() -> None:
+    named = {name for command in main.commands.values() for param in command.params for name in param.opts}
+    private = {name for name in named if any(word in name for word in ("key", "token", "secret", "password"))}
+    assert private == {"--admin-token-file", "--insecure-key-file"}
+
+
 def test_every_flag_has_its_variable_and_the_same_one_in_every_command() -> None:
     for name, command in main.commands.items():
         for param in command.params:

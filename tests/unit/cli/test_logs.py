@@ -3,12 +3,18 @@
 import json
 import logging
 import os
+import sys
 import threading
+from collections import deque
+from collections.abc import Callable
+from types import SimpleNamespace
 
 import pytest
 
 from fastgw.cli import logs
 from fastgw.cli.logs import JsonFormatter, StderrHandler, TextFormatter, mask
+from fastgw.redaction import PATTERNS
+from fastgw.secret import Secret
 
 KEY = "sk-proj-0a1b2c3d4e"
 
@@ -20,18 +26,63 @@ def record(message: str, *arguments: object, error: BaseException | None = None)
     return made
 
 
-@pytest.mark.parametrize(
-    ("text", "masked"),
-    [
-        (f"the key {KEY}.", "the key sk-***."),
-        ("Authorization: Bearer abcdefgh1234", "Authorization: Bearer ***"),
-        ("basic  dXNlcjpwYXNz", "basic  ***"),
-        ("a bearer of news", "a bearer of news"),
-        ("nothing to hide", "nothing to hide"),
-    ],
-)
-def test_what_looks_like_a_key_is_masked(text: str, masked: str) -> None:
-    assert mask(text) == masked
+def test_what_looks_like_a_key_is_masked() -> None:
+    assert mask(f"the key {KEY}.") == "the key sk-***."
+
+
+@pytest.fixture
+def hidden(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    """``logs.hide``, for this test alone."""
+    monkeypatch.setattr(logs, "_hidden", deque(maxlen=logs._hidden.maxlen))
+    monkeypatch.setattr(logs, "_redactor", PATTERNS)
+    return lambda *values: logs.hide(map(Secret, values))
+
+
+@pytest.mark.parametrize("formatter", [TextFormatter(), JsonFormatter()])
+def test_the_configurations_own_secrets_are_masked(
+    formatter: logging.Formatter, hidden: Callable[..., None]
+) -> None:
+    secret = 'of the "operator"/é+1'
+    hidden(f"Basic {secret}")
+    try:
+        raise ValueError(f"refused: {secret}, {secret!r}")
+    except ValueError as error:
+        line = formatter.format(record("failed with %s, %r", secret, [secret], error=error))
+    assert "operator" not in line and line.count("***") >= 4
+
+
+def test_a_secret_is_masked_also_where_a_long_line_is_cut(hidden: Callable[..., None]) -> None:
+    hidden("0123456789")
+    message = "x" * (logs.MAX_LINE_CHARS - 5) + "0123456789"
+    for formatter in (TextFormatter(), JsonFormatter()):
+        assert "01234" not in formatter.format(record(message))
+
+
+def test_a_configuration_that_was_refused_does_not_make_the_running_ones_secrets_known(
+    hidden: Callable[..., None],
+) -> None:
+    hidden("of-the-running-one")
+    for _ in range(20):
+        hidden("of-the-refused-one")
+    assert mask("of-the-running-one of-the-refused-one") == "*** ***"
+
+
+def test_what_the_interpreter_prints_is_masked(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], hidden: Callable[..., None]
+) -> None:
+    for name in ("excepthook", "unraisablehook"):
+        monkeypatch.setattr(sys, name, getattr(sys, name))
+    monkeypatch.setattr(threading, "excepthook", threading.excepthook)
+    hidden("of-the-configuration")
+    logs.hook_exceptions()
+    error = ValueError("of-the-configuration")
+    sys.excepthook(ValueError, error, None)
+    threading.excepthook(threading.ExceptHookArgs((ValueError, error, None, None)))
+    told = {"exc_type": ValueError, "exc_value": error, "exc_traceback": None, "err_msg": None}
+    sys.unraisablehook(SimpleNamespace(**told, object=error))  # type: ignore[arg-type]
+    assert capsys.readouterr().err == (
+        "ValueError: ***\n" * 2 + "Exception ignored in: ValueError('***')\nValueError: ***\n"
+    )
 
 
 def test_a_text_line_has_time_level_logger_and_message() -> None:

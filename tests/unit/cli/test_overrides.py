@@ -7,11 +7,12 @@ import pytest
 from fastgw.cli.overrides import Overrides
 from fastgw.config.model import Config, ProcessConfig
 from fastgw.config.problems import ConfigErrors
+from fastgw.secret import Secret
 
 WRITTEN = ProcessConfig(
     listen=(":1", "unix:/a"),
     admin="off",
-    admin_token="of the file",
+    admin_token=Secret("of the file"),
     workers=3,
     access_log="log",
     log_level="debug",
@@ -70,11 +71,14 @@ def test_the_admin_token_comes_from_its_file_else_the_environment_else_the_confi
     file = tmp_path / "token"
     file.write_text("of-its-own-file-1\n")
     variable = {"FASTGW_ADMIN_TOKEN": "of-the-environment"}
-    assert (
-        settled(Overrides(admin_token_file=str(file)), WRITTEN, **variable).admin_token == "of-its-own-file-1"
-    )
-    assert settled(Overrides(), WRITTEN, **variable).admin_token == "of-the-environment"
-    assert settled(Overrides(), WRITTEN).admin_token == "of the file"
+    file.chmod(0o600)
+
+    def token(overrides: Overrides, **env: str) -> Secret | None:
+        return settled(overrides, WRITTEN, **env).admin_token
+
+    assert token(Overrides(admin_token_file=str(file)), **variable) == Secret("of-its-own-file-1")
+    assert token(Overrides(), **variable) == Secret("of-the-environment")
+    assert token(Overrides()) == Secret("of the file")
     assert settled(Overrides(), ProcessConfig()).admin_token is None
 
 
@@ -82,6 +86,7 @@ def test_the_admin_token_comes_from_its_file_else_the_environment_else_the_confi
 def test_a_token_file_without_a_token_is_refused_and_not_quoted(tmp_path: Path, content: bytes) -> None:
     file = tmp_path / "token"
     file.write_bytes(content)
+    file.chmod(0o600)
     with pytest.raises(ConfigErrors) as refused:
         settled(Overrides(admin_token_file=str(file)), ProcessConfig())
     assert str(refused.value).startswith(f"{file}:1:1: ")

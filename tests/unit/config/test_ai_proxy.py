@@ -9,6 +9,7 @@ import pytest
 
 from fastgw.config import Config, ConfigErrors, NodeConfig, Profile, Timeouts, UpstreamConfig, loads
 from fastgw.config.model import Fallback
+from fastgw.secret import Secret, packed
 
 ENV = {"KEY": "sk-of-the-test-1", "OTHER": "sk-of-the-test-2"}
 AUTH = 'auth: {header: {Authorization: "Bearer ${KEY}"}}'
@@ -59,7 +60,7 @@ def test_an_instance_becomes_a_node() -> None:
     found = node("priority: -1, max_in_flight: 3")
     assert (found.name, found.host, found.port, found.scheme) == ("one", "api.openai.com", 443, "https")
     assert (found.weight, found.priority, found.max_in_flight, found.provider) == (1, -1, 3, "openai")
-    assert found.auth_headers == (("Authorization", "Bearer sk-of-the-test-1"),)
+    assert found.auth_headers == (("Authorization", Secret("Bearer sk-of-the-test-1")),)
     assert found.instance is not None
     assert (found.instance.path, found.instance.options, found.instance.max_tokens) == (None, {}, None)
     assert "sk-of-the-test" not in repr(found)
@@ -78,7 +79,10 @@ def test_a_provider_brings_its_host_and_in_profile_llm_its_model_map() -> None:
         ("https://a.example", ("https", "a.example", 443, None, ())),
         ("http://a.example/", ("http", "a.example", 80, None, ())),
         ("HTTPS://A.Example:8443/x/chat", ("https", "a.example", 8443, "/x/chat", ())),
-        ("http://[::1]:81/a%20b?v=1&w=", ("http", "::1", 81, "/a%20b", (("v", "1"), ("w", "")))),
+        (
+            "http://[::1]:81/a%20b?v=1&w=",
+            ("http", "::1", 81, "/a%20b", (("v", Secret("1")), ("w", Secret("")))),
+        ),
     ],
 )
 def test_an_endpoint_says_where_and_how(endpoint: str, expected: tuple[Any, ...]) -> None:
@@ -91,7 +95,7 @@ def test_the_arguments_of_an_endpoint_win_over_those_of_auth() -> None:
     fields = """{name: one, provider: openai, weight: 1, auth: {query: {key: "${KEY}", v: 1}},
                  override: {endpoint: "https://a.example/x?v=2"}}"""
     (found,) = upstream(fields).nodes
-    assert found.auth_query == (("key", "sk-of-the-test-1"), ("v", "2"))
+    assert found.auth_query == (("key", Secret("sk-of-the-test-1")), ("v", Secret("2")))
 
 
 def test_what_is_written_over_the_body() -> None:
@@ -277,7 +281,7 @@ def test_routes_share_the_plugin_of_their_service_and_may_have_their_own() -> No
     assert (first.owner, first.name, third.owner, third.name) == ("services", "s", "routes", "c")
     assert [node.name for node in third.nodes] == ["ai-proxy-deepseek"]
     assert fourth is None  # the plugin is switched off there, and the service has no other upstream
-    assert pickle.loads(pickle.dumps(config)) == config
+    assert pickle.loads(packed(config)) == config
 
 
 def test_an_upstream_is_not_needed_beside_the_plugin() -> None:

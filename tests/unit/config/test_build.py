@@ -26,6 +26,7 @@ from fastgw.config import (
     loads,
 )
 from fastgw.llm.dialect import DEFAULT_MODELS
+from fastgw.secret import Secret
 
 ARTICLE = Path(__file__).parents[3] / "examples" / "article.yaml"
 ADC_UNHEALTHY = frozenset((404, 429, 500, 501, 502, 503, 504, 505))
@@ -92,7 +93,7 @@ def test_the_article_in_profile_llm() -> None:
     [only] = config.routes
     found = upstream_of(config)
     assert (only.name, only.service, only.uris) == ("llm-chat", "LLM Service", ("/v1/chat/completions",))
-    assert only.plugins[0].conf == {"headers": {"set": {"Authorization": "LLM-API-KEY"}}}
+    assert only.plugins[0].conf == {"headers": {"set": {"Authorization": Secret("LLM-API-KEY")}}}
     assert [(n.name, n.weight, n.priority, n.provider) for n in found.nodes] == [
         ("api.openai.com:443", 100, 0, "openai"),
         ("api.deepseek.com:443", 1, -1, "deepseek"),
@@ -262,8 +263,8 @@ def test_a_node_with_everything(tmp_path: Path) -> None:
         priority=-3,
         name="box",
         provider="openai",
-        auth_headers=(("Authorization", "Bearer secret"), ("X-N", "5")),
-        auth_query=(("key", "secret"),),
+        auth_headers=(("Authorization", Secret("Bearer secret")), ("X-N", Secret("5"))),
+        auth_query=(("key", Secret("secret")),),
         dialect="openai",
         models=(("gpt-4*", "a"), ("b", "c"), ("*", "d")),
         capabilities=(("images", True), ("n", False)),
@@ -575,7 +576,7 @@ consumers:
 """
     )
     assert [(consumer.username, consumer.keys) for consumer in config.consumers] == [
-        ("a", ("one", "two")),
+        ("a", (Secret("one"), Secret("two"))),
         ("b", ()),
     ]
 

@@ -13,6 +13,7 @@ import pytest
 
 from fastgw.config import Config, ConfigErrors, Profile, load, loads
 from fastgw.errors import ConfigError
+from fastgw.secret import packed
 
 EXAMPLES = Path(__file__).parents[3] / "examples"
 ENV = {name: f"value-of-{name}" for name in ("OPENAI_API_KEY", "DEEPSEEK_API_KEY", "ALICE_KEY", "CI_KEY")}
@@ -135,6 +136,6 @@ def test_a_configuration_survives_the_way_to_another_process() -> None:
         "    upstream: {nodes: [{host: a.example, port: 80, weight: 1}]}\n"
     )
     config = loads(text)
-    again = pickle.loads(pickle.dumps(config))
+    again = pickle.loads(packed(config))
     assert again == config
     assert again.routes[0].upstream is again.routes[1].upstream  # as it was: one upstream, not two

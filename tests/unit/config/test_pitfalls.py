@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from fastgw.config import EMBEDDED, Profile, embedded, loads
+from fastgw.secret import Secret
 
 KEYS = {"OPENAI_API_KEY": "a", "DEEPSEEK_API_KEY": "b"}
 
@@ -113,8 +114,8 @@ def test_the_embedded_configuration_has_nothing_to_warn_of() -> None:
     assert upstream is not None
     assert config.routes[0].uris == ("/v1/*",)
     assert [node.auth_headers for node in upstream.nodes] == [
-        (("Authorization", "Bearer a"),),
-        (("Authorization", "Bearer b"),),
+        (("Authorization", Secret("Bearer a")),),
+        (("Authorization", Secret("Bearer b")),),
     ]
 
 

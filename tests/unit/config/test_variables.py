@@ -7,9 +7,11 @@ from pathlib import Path
 
 import pytest
 
+from fastgw.config.key_file import MAX_BYTES
 from fastgw.config.marks import Document, parse
+from fastgw.config.origins import Origins
 from fastgw.config.problems import Report
-from fastgw.config.variables import MAX_FILE_BYTES, expand
+from fastgw.config.variables import expand
 
 ENV = {
     "NAME": "value",
@@ -26,7 +28,7 @@ def expanded(
     report = Report("f")
     document = parse(text, report)
     assert document is not None
-    expand(document, report, ENV, base)
+    expand(document, report, Origins(ENV, base))
     value = document.data
     for part in path:
         value = value[part]
@@ -91,7 +93,7 @@ def test_a_variable_of_another_vendor_is_not_suggested() -> None:
     report = Report("f")
     document = parse("k: ${DEEPSEEK_API_KEY}", report)
     assert document is not None
-    expand(document, report, {"OPENAI_API_KEY": "x"}, Path())
+    expand(document, report, Origins({"OPENAI_API_KEY": "x"}))
     assert "OPENAI" not in str(report.problems[0])
 
 
@@ -150,22 +152,35 @@ def test_a_variable_that_holds_a_file_name_reads_no_file(tmp_path: Path) -> None
     report = Report("f")
     document = parse("k: ${F}", report)
     assert document is not None
-    expand(document, report, {"F": f"file://{tmp_path}"}, tmp_path)
+    expand(document, report, Origins({"F": f"file://{tmp_path}"}, tmp_path))
     assert document.data["k"] == f"file://{tmp_path}"
 
 
-def test_a_key_file_that_others_can_read_is_warned_of(tmp_path: Path) -> None:
-    (tmp_path / "secret").write_text("key")
-    (tmp_path / "secret").chmod(0o644)
-    report = expanded("k: file://secret", tmp_path)[2]
-    assert not report.problems
-    assert "others on this machine may read this file" in report.warnings[0]
+@pytest.mark.parametrize("mode", [0o640, 0o604, 0o644])
+@pytest.mark.parametrize("text", ["file://secret", "${credential:secret}"])
+def test_a_key_file_that_others_can_read_is_refused_unless_they_may(
+    tmp_path: Path, mode: int, text: str
+) -> None:
+    (tmp_path / "secret").write_text("the key itself")
+    (tmp_path / "secret").chmod(mode)
+    for allowed in (False, True):
+        origins = Origins({}, tmp_path, str(tmp_path), allows_exposed=allowed)
+        found, _, report = with_credentials(f"a: b\nk: '{text}'", origins)
+        if allowed:
+            assert found == "the key itself" and not report.problems
+        else:
+            [problem] = report.problems
+            assert str(problem).startswith("f:2:4: k: ")
+            assert "others on this machine may read this file (chmod 600;" in str(problem)
+            assert "the key itself" not in str(problem)
 
 
 def test_large_and_binary_files_are_refused(tmp_path: Path) -> None:
-    (tmp_path / "large").write_bytes(b"x" * (MAX_FILE_BYTES + 1))
+    (tmp_path / "large").write_bytes(b"x" * (MAX_BYTES + 1))
     (tmp_path / "binary").write_bytes(b"\xff\xfe")
     os.mkfifo(tmp_path / "fifo")
+    for file in tmp_path.iterdir():
+        file.chmod(0o600)
     assert "larger than" in str(expanded("k: file://large", tmp_path)[2].problems[0])
     assert "not text in UTF-8" in str(expanded("k: file://binary", tmp_path)[2].problems[0])
     assert "not a regular file" in str(expanded("k: file://fifo", tmp_path)[2].problems[0])
@@ -174,3 +189,86 @@ def test_large_and_binary_files_are_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize("text", ["${{A" + " " * 200_000, "${A:=" * 40_000, "\\${" * 60_000, "$" * 200_000])
 def test_hostile_texts_take_no_time(text: str) -> None:
     expanded(f"k: '{text}'")
+
+
+# --- Credentials --------------------------------------------------------------------------------
+
+
+def with_credentials(
+    text: str, origins: Origins, path: tuple[str, ...] = ("k",)
+) -> tuple[object, Document, Report]:
+    document = parse(text, report := Report("f"))
+    assert document is not None
+    expand(document, report, origins)
+    value = document.data
+    for part in path:
+        value = value[part]
+    return value, document, report
+
+
+@pytest.fixture
+def credentials(tmp_path: Path) -> Path:
+    """A directory with one credential in it, in one of its own."""
+    directory = tmp_path / "credentials"
+    directory.mkdir()
+    (directory / "open-ai.key").write_text("sk-of-the-directory\n")
+    (directory / "open-ai.key").chmod(0o400)
+    return directory
+
+
+def test_a_credential_is_the_text_of_a_file_without_its_last_line_break(credentials: Path) -> None:
+    origins = Origins({"CREDENTIALS_DIRECTORY": str(credentials)})
+    found, document, report = with_credentials("k: 'Bearer ${credential:open-ai.key}'", origins)
+    assert found == "Bearer sk-of-the-directory"
+    assert not report.problems and not report.warnings
+    assert document.expanded == {("k",)}
+
+
+def test_where_credentials_are_a_flag_says_else_the_file_else_the_environment(credentials: Path) -> None:
+    env = {"CREDENTIALS_DIRECTORY": "/no/such/directory", "PLACE": "credentials", "D": "a$b"}
+    key = "k: '${credential:open-ai.key}'"
+    in_file = f"fastgw: {{credentials_dir: '${{PLACE}}'}}\n{key}"
+    of_flag = Origins(env, credentials, str(credentials))
+    for text, origins in ((in_file, Origins(env, credentials.parent)), (in_file, of_flag), (key, of_flag)):
+        found, document, report = with_credentials(text, origins)
+        assert (found, report.problems) == ("sk-of-the-directory", ())
+        assert document.data.get("fastgw", {}).get("credentials_dir") in ("credentials", None)
+    [problem] = with_credentials(key, Origins(env))[2].problems
+    assert "credential open-ai.key: the file cannot be read: No such file or directory" in str(problem)
+    # What a variable brings in is not expanded again, here either.
+    odd = with_credentials("fastgw: {credentials_dir: '${D}'}\nk: v", Origins(env))[1]
+    assert odd.data["fastgw"]["credentials_dir"] == "a$b"
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("${credential:none}", "credential none: the file cannot be read"),
+        ("${credential:..}", "no name of a credential"),
+        ("${credential:.}", "no name of a credential"),
+        ("${credential:../credentials/open-ai.key}", "no name of a credential"),
+        ("${credential:}", "no name of a credential"),
+        ("${credential: open-ai.key}", "no name of a credential"),
+        ("${credential:open-ai.key:=x}", "no name of a credential"),
+    ],
+)
+def test_a_credential_that_cannot_be_had_is_reported_where_it_stands(
+    credentials: Path, text: str, reason: str
+) -> None:
+    [problem] = with_credentials(f"a: b\nk: '{text}'", Origins({}, Path(), str(credentials)))[2].problems
+    assert str(problem).startswith("f:2:4: k: ")
+    assert reason in str(problem)
+
+
+def test_without_a_directory_it_is_said_how_to_name_one() -> None:
+    [problem] = with_credentials("k: '${credential:x}'", Origins({}))[2].problems
+    assert "no credential directory is known (--credentials-dir" in str(problem)
+
+
+def test_a_credential_in_a_plugin_is_no_variable_of_the_request(credentials: Path) -> None:
+    (credentials / "dollar").write_text("a$b")
+    (credentials / "dollar").chmod(0o400)
+    path = ("services", 0, "plugins", "proxy-rewrite", "headers", "X-Key")
+    text = "services: [{plugins: {proxy-rewrite: {headers: {X-Key: '${credential:dollar}'}}}}]"
+    found = with_credentials(text, Origins({}, Path(), str(credentials)), path)[0]  # type: ignore[arg-type]
+    assert found == r"a\$b"

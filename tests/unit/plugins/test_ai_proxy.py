@@ -5,12 +5,10 @@ from __future__ import annotations
 import orjson
 import pytest
 from exchange_bench import BODY, COMPLETION, Bench, json_response
-from fake_transport import FakeTransport
+from fake_request import client_request
 
 from fastgw.plugins.ai_proxy import CHAT, EMBEDDINGS, RESPONSES, AiProxy, call_of, paths_of
 from fastgw.proxy.phases import ClientRequest
-from fastgw.wire.client_connection import Listener
-from fastgw.wire.head import Limits, scan_request
 
 
 def plugin(max_body_bytes: int = 1000, max_stream_s: float = 0.0, like_apisix: bool = False) -> AiProxy:
@@ -23,12 +21,7 @@ def plugin(max_body_bytes: int = 1000, max_stream_s: float = 0.0, like_apisix: b
 
 
 def request(method: str = "POST", *fields: str) -> ClientRequest:
-    lines = [f"{method} /ai HTTP/1.1", "Host: gw", *fields]
-    head = scan_request("".join(f"{line}\r\n" for line in lines).encode() + b"\r\n", 0, Limits())
-    assert head is not None
-    connection = Listener(lambda *_: None, lambda *_: None).make_connection()
-    connection.connection_made(FakeTransport())
-    return ClientRequest(head, connection, b"id", head.method, head.target)
+    return client_request(f"{method} /ai", *fields)
 
 
 @pytest.mark.parametrize(

@@ -6,24 +6,18 @@ from typing import Any
 
 import orjson
 import pytest
-from fake_transport import FakeTransport
+from fake_request import client_request
 
 from fastgw.errors import ConfigError
 from fastgw.plugins.key_auth import KeyAuth
 from fastgw.proxy.phases import ClientRequest
-from fastgw.wire.client_connection import Listener
-from fastgw.wire.head import Limits, scan_request
+from fastgw.secret import Secret
 
-CONSUMERS = [("jack", ("key-1", "key-2")), ("jill", ("clé",))]
+CONSUMERS = [("jack", (Secret("key-1"), Secret("key-2"))), ("jill", (Secret("clé"),))]
 
 
 def request(target: str = "/v1", *fields: str) -> ClientRequest:
-    lines = [f"GET {target} HTTP/1.1", "Host: gw", *fields]
-    head = scan_request("".join(f"{line}\r\n" for line in lines).encode() + b"\r\n", 0, Limits())
-    assert head is not None
-    connection = Listener(lambda *_: None, lambda *_: None).make_connection()
-    connection.connection_made(FakeTransport())
-    return ClientRequest(head, connection, b"id", head.method, head.target)
+    return client_request(f"GET {target}", *fields)
 
 
 def plugin(conf: dict[str, Any] | None = None, **options: Any) -> KeyAuth:
@@ -116,7 +110,7 @@ def test_a_node_that_is_not_to_know_is_not_told() -> None:
 
 
 def test_a_name_that_would_end_its_line_is_refused_at_once() -> None:
-    for conf, consumers in (({}, [("a\r\nb", ("k",))]), ({"anonymous_consumer": "a\nb"}, [])):
+    for conf, consumers in (({}, [("a\r\nb", (Secret("k"),))]), ({"anonymous_consumer": "a\nb"}, [])):
         with pytest.raises(ConfigError):
             KeyAuth(conf, consumers)
 

@@ -6,21 +6,14 @@ from typing import Any
 
 import orjson
 import pytest
-from fake_transport import FakeTransport
+from fake_request import client_request
 
 from fastgw.plugins.proxy_rewrite import ProxyRewrite
 from fastgw.proxy.phases import Answer, ClientRequest
-from fastgw.wire.client_connection import Listener
-from fastgw.wire.head import Limits, scan_request
 
 
 def request(target: str = "/v1/chat?a=1", *fields: str) -> ClientRequest:
-    lines = [f"GET {target} HTTP/1.1", "Host: gw", *fields]
-    head = scan_request("".join(f"{line}\r\n" for line in lines).encode() + b"\r\n", 0, Limits())
-    assert head is not None
-    connection = Listener(lambda *_: None, lambda *_: None).make_connection()
-    connection.connection_made(FakeTransport(peername=("10.1.2.3", 4)))
-    return ClientRequest(head, connection, b"id", head.method, head.target)
+    return client_request(f"GET {target}", *fields)
 
 
 def rewritten(conf: dict[str, Any], target: str = "/v1/chat?a=1", *fields: str) -> ClientRequest:

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import pytest
-from fake_transport import FakeTransport
+from fake_request import request_of_head
 
 from fastgw.plugins.variables import Template
 from fastgw.proxy.phases import ClientRequest
-from fastgw.wire.client_connection import ClientConnection, Listener
-from fastgw.wire.head import Limits, scan_request
 
 HEAD = (
     b"POST /v1/chat?key=a%20b&empty=&key=second HTTP/1.1\r\nHost: API.example:8080\r\n"
@@ -17,11 +15,7 @@ HEAD = (
 
 
 def request(head: bytes = HEAD) -> ClientRequest:
-    scanned = scan_request(head, 0, Limits())
-    assert scanned is not None
-    connection: ClientConnection = Listener(lambda *_: None, lambda *_: None).make_connection()
-    connection.connection_made(FakeTransport(peername=("10.1.2.3", 4)))
-    return ClientRequest(scanned, connection, b"id-7", scanned.method, scanned.target, consumer="jack")
+    return request_of_head(head, id=b"id-7", consumer="jack")
 
 
 @pytest.mark.parametrize(

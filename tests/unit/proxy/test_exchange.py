@@ -367,6 +367,61 @@ def test_the_callers_own_key_is_the_callers(make: Make) -> None:
     assert bench.nodes[0].is_available(bench.clock.now) and not bench.pools[1].tickets
 
 
+REPEATED = "got secret-of-a, sk-0123456789, secret-of-b"
+MASKED = "got ***********, sk-**********, secret-of-b"
+QUOTING = {"error": {"message": REPEATED, "type": "invalid_request_error", "code": None}}
+EVENT = b"data: " + orjson.dumps(QUOTING) + b"\n\n"
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        [json_response(QUOTING, 422)],
+        [json_response(QUOTING, 429)],
+        [json_response(QUOTING, 500)],
+        [json_response(QUOTING)],
+        [json_response({**QUOTING, "more": "x" * 70_000}, 422)],
+        [b"HTTP/1.1 400 X\r\nTransfer-Encoding: chunked\r\n\r\n", chunk(orjson.dumps(QUOTING)), END],
+        [STREAM_HEAD, chunk(EVENT), END],
+        [STREAM_HEAD, chunk(ROLE), chunk(content("x")), chunk(EVENT), END],
+        [STREAM_HEAD, chunk(content("x")), chunk(EVENT[:50]), chunk(EVENT[50:]), END],
+        [STREAM_HEAD, chunk(content("x")), chunk(EVENT[:-2]), END],
+    ],
+)
+def test_a_node_that_repeats_our_key_does_not_tell_it_to_the_caller(make: Make, said: list[bytes]) -> None:
+    bench = make(1)
+    bench.ask(STREAM_BODY)
+    bench.connect().say(*said)
+    got = bench.transport.take()
+    assert MASKED.encode() in got and b"secret-of-a" not in got and b"sk-0" not in got
+    bench.check_end()
+
+
+@pytest.mark.parametrize("status", [404, 503])
+@pytest.mark.parametrize("head", [b"Content-Length: %d", b"Transfer-Encoding: chunked"])
+def test_of_a_plain_nodes_error_only_what_is_known_to_be_ours_is_masked(
+    make: Make, status: int, head: bytes
+) -> None:
+    bench = make(1, is_llm=False)
+    bench.ask(b"", method="GET", path="/x")
+    body = REPEATED.encode()
+    is_chunked = b"chunked" in head
+    said = b"HTTP/1.1 %d X\r\n%b\r\n\r\n" % (status, head if is_chunked else head % len(body))
+    bench.connect().say(said, chunk(body) + END if is_chunked else body)
+    answer = bench.answer()
+    assert answer.status == status and answer.is_whole
+    assert answer.body == b"got ***********, sk-0123456789, secret-of-b"
+    bench.check_end()
+
+
+def test_a_success_is_passed_on_as_it_is_whatever_is_in_it(make: Make) -> None:
+    bench = make()
+    bench.ask()
+    whole = {"id": "c-1", "object": "chat.completion", "choices": [{"message": {"content": REPEATED}}]}
+    bench.connect().say(json_response(whole))
+    assert orjson.loads(bench.answer().body) == whole
+
+
 def test_a_plain_nodes_error_is_passed_on_as_it_is(make: Make) -> None:
     bench = make(1, is_llm=False)
     bench.ask(b"", method="GET", path="/x")

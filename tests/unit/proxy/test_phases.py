@@ -96,13 +96,6 @@ def test_a_malformed_request_is_answered_and_logged() -> None:
     assert bench.answered == [("", 400, "bad_request")]
 
 
-def test_a_drained_gateway_says_so() -> None:
-    bench = Bench()
-    bench.dispatcher.is_draining = True
-    got = bench.ask(HEAD)
-    assert (got.status, got.error["code"]) == (503, "shutting_down")
-
-
 # --- The body is asked for --------------------------------------------------------------------
 
 

@@ -181,7 +181,7 @@ def test_a_limited_model_comes_back_through_one_request(make: Make) -> None:
     bench.ask()
     trial = bench.connect(0)
     models = ("gpt-4o", "gpt-4o")
-    meanwhile = bench.upstream.start_for(bench.clock.now, Tried(), models, b"/chat/completions", True)
+    meanwhile = bench.upstream.start_for(bench.clock.now, Tried(), models, (b"/chat/completions",), True)
     assert meanwhile is not None and meanwhile.node.name == "b"
     meanwhile.ignored(bench.clock.now)
     trial.say(json_response(COMPLETION))
@@ -269,10 +269,25 @@ def test_a_failure_is_told_as_it_is_although_another_node_has_no_such_model(make
     assert (bench.answer().status, bench.pools[1].tickets) == (500, [])
 
 
-def test_an_image_that_a_model_cannot_see_does_not_keep_text_away(make: Make) -> None:
+NO_IMAGES = json_response({"error": {"message": "this model does not support image input", "code": ""}}, 400)
+PART = {"type": "image_url", "image_url": {"url": "data:image/png;base64,AA=="}}
+PICTURE = json.dumps({"model": "gpt-4o", "messages": [{"role": "user", "content": [PART]}]}).encode()
+
+
+def test_a_picture_that_a_model_cannot_see_keeps_pictures_away_and_no_text(make: Make) -> None:
     bench = make()
-    said = json_response({"error": {"message": "this model does not support image input", "code": ""}}, 400)
-    refuse(bench, 0, said=said)
+    refuse(bench, 0, said=NO_IMAGES, body=PICTURE)
+    serve(bench, 1, json_response(COMPLETION), body=PICTURE)
+    serve(bench, 0, json_response(COMPLETION))
+    bench.wait(60)
+    serve(bench, 0, json_response(COMPLETION), body=PICTURE)
+    assert bench.upstream.models.count == 0
+    bench.check_end()
+
+
+def test_a_lack_that_the_request_has_nothing_to_do_with_is_not_remembered(make: Make) -> None:
+    bench = make()
+    refuse(bench, 0, said=NO_IMAGES)
     assert bench.upstream.models.count == 0
     serve(bench, 0, json_response(COMPLETION))
 
