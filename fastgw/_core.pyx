@@ -647,6 +647,7 @@ cdef class Selector:
         cdef int64_t rank
         cdef int64_t best_rank = 0
         cdef int best = -1
+        cdef double dead_until
         cdef bint takes_cooling
         for takes_cooling in range(2):
             first = 0
@@ -655,8 +656,12 @@ cdef class Selector:
                     place = &self.places[i]
                     c = place.node
                     standing = standing_of(c, now, self.trials)
-                    # A dead one waits for its trial; an open one is left out for another reason.
-                    if standing < ON_TRIAL or load_f64(&c.dead_until) != 0.0:
+                    # A dead one waits for its trial; an open one is left out for another reason. One whose
+                    # trial did not come to ask for the key is no more than ejected.
+                    dead_until = load_f64(&c.dead_until)
+                    if standing < ON_TRIAL or now < dead_until:
+                        continue
+                    if standing == ON_TRIAL and dead_until != 0.0:
                         continue
                     if (standing == COOLING) != takes_cooling:
                         continue

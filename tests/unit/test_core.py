@@ -656,6 +656,21 @@ def test_panic_uses_a_node_that_probes_found_out_but_never_a_dead_one() -> None:
     assert selector.pick(2.0) is None
 
 
+def test_panic_uses_a_node_whose_dead_term_is_over_but_not_beside_its_trial() -> None:
+    node = Node("a", 1)
+    node.kill(5.0)
+    selector = Selector([node])
+    assert selector.pick(4.9) is None
+    assert selector.pick(5.0) is node
+    assert selector.picked_kind == PickKind.TRIAL
+    assert selector.pick(5.0) is None
+    # The trial failed of something else, before anybody looked at the key.
+    node.release(PickKind.TRIAL)
+    node.eject(9.0, Cause.PASSIVE)
+    assert selector.pick(5.1) is node
+    assert selector.picked_kind == PickKind.PANIC
+
+
 def test_panic_of_apisix_takes_all_nodes_by_tier_and_weight() -> None:
     nodes = [*make(3, 1), Node("z", 443, 1, -1, name="z")]
     for node in nodes:
