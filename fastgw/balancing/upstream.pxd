@@ -45,6 +45,8 @@ cdef class Upstream:
 
     @cython.locals(attempt=Attempt)
     cpdef Attempt start_attempt(self, double now, Tried tried=*)
+    @cython.locals(attempt=Attempt)
+    cpdef bint has_another(self, double now, Tried tried) except -1
 
     @cython.locals(attempt=Attempt, table=ModelTable, alone=Tried, position=int, other=int)
     cpdef Attempt start_for(self, double now, Tried tried, tuple models, tuple scopes, bint insists)

@@ -162,6 +162,11 @@ class Upstream:
         attempt.owner = self
         return attempt
 
+    def has_another(self, now: float, tried: Tried) -> bool:
+        """Would ``start_attempt`` begin one now?"""
+        attempt = self.start_attempt(now, tried.copy())
+        return attempt is not None and attempt.ignored(now)
+
     def start_for(
         self, now: float, tried: Tried, models: tuple[str, ...], scopes: tuple[bytes, ...], insists: bool
     ) -> Attempt | None:

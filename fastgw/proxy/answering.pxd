@@ -86,6 +86,7 @@ cdef class Answering(ExchangeEvents):
     cdef _record(self, str outcome, double now)
     @cython.locals(node=NodeConnection)
     cdef _end_attempt_ignored(self, double now)
+    cdef bint _was_idle(self, NodeConnection node, double now) except -1
     @cython.locals(plan=RoutePlan, link=NodeLink, own=bytes, attempts=int)
     cdef bytes _render_head(self, ResponseHead head, long long framing, bytes content)
     @cython.locals(relay=Relay)

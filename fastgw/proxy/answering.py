@@ -12,7 +12,7 @@ from time import monotonic
 from typing import Any
 
 from .._core import Tried
-from ..balancing.retry import endpoint_of
+from ..balancing.retry import STALE_REUSE_S, endpoint_of
 from ..balancing.upstream import Attempt, Upstream
 from ..errors import (
     DeadlineExceeded,
@@ -169,6 +169,15 @@ class Answering(ExchangeEvents):
             self.attempt.ignored(now)
             self.attempt = None
             self._record("ignored", now)
+
+    def _was_idle(self, node: NodeConnection, now: float) -> bool:
+        """Can the end of this connection be of the time before our request?"""
+        return (
+            node.served > 1
+            and not self.is_fresh_retry
+            and not self.is_streaming_body
+            and now - self.sent_at < STALE_REUSE_S
+        )
 
     # --- To the client ------------------------------------------------------------------------
 

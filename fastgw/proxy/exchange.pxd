@@ -75,7 +75,6 @@ cdef class Exchange(Answering):
     cdef _node_done(self, bint complete)
     @cython.locals(attempt=Attempt)
     cdef _refused_by(self, outcome, bytes body, double now)
-    cdef bint _was_idle(self, NodeConnection node, double now) except -1
     cdef _connect_anew(self, double now)
     @cython.locals(attempt=Attempt)
     cdef _failed(self, error, double now)

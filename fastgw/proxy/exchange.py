@@ -16,7 +16,6 @@ from time import monotonic, time
 from .._core import Tried
 from ..balancing.deadlines import attempt_deadline, patience
 from ..balancing.retry import (
-    STALE_REUSE_S,
     computes_answer,
     endpoint_of,
     is_nodes_fault,
@@ -676,15 +675,6 @@ class Exchange(Answering):
             return
         self._failed(error, now)
 
-    def _was_idle(self, node: NodeConnection, now: float) -> bool:
-        """Can the end of this connection be of the time before our request?"""
-        return (
-            node.served > 1
-            and not self.is_fresh_retry
-            and not self.is_streaming_body
-            and now - self.sent_at < STALE_REUSE_S
-        )
-
     def _connect_anew(self, now: float) -> None:
         """The connection was closed while idle, and we wrote into the void. Its elders are no better."""
         self._node_done(False)
@@ -937,9 +927,15 @@ class Exchange(Answering):
         elif self.node_stalled_at and now - self.node_stalled_at >= self.plan.node_write_s:
             self._failed_by_clock(now)
         elif self.attempt is not None and self.attempt.kind == 0 and self.attempt.is_stale():
-            # Others have found the node out: this request need not wait for its own deadline.
-            if (phase == _CONNECTING or (not self.uncertain and self._is_replayable())) and (
-                self.plan.fallback is None or self._by_fallback(Retryable.ALWAYS, now) is Retryable.ALWAYS
+            # Others have found the node out: no need to wait for our own deadline, if there is another.
+            self._exclude(self.attempt.position)
+            if (
+                (phase == _CONNECTING or (not self.uncertain and self._is_replayable()))
+                and (
+                    self.plan.fallback is None or self._by_fallback(Retryable.ALWAYS, now) is Retryable.ALWAYS
+                )
+                and self.attempts < self.plan.max_attempts
+                and self.plan.upstream.has_another(now, self.tried)  # type: ignore[union-attr]
             ):
                 self._failed(FoundOut(), now)
 

@@ -871,6 +871,24 @@ def test_a_node_found_out_by_others_is_left_at_once(make: Make) -> None:
     bench.check_end()
 
 
+@pytest.mark.parametrize("count", [1, 2])
+def test_a_node_found_out_by_others_is_waited_for_where_no_other_may_be_tried(make: Make, count: int) -> None:
+    bench = make(count)
+    for node in bench.nodes[1:]:
+        node.kill(bench.clock.now + 1.0)
+    bench.ask()
+    only = bench.connect()
+    other = bench.upstream.start_attempt(bench.clock.now)
+    assert other is not None
+    other.failed(2, bench.clock.now, True)
+    bench.wait(0.05)
+    assert not only.is_cut
+    only.say(json_response(COMPLETION))
+    assert bench.answer().status == 200
+    assert records(bench) == [("a", "succeeded")]
+    bench.check_end()
+
+
 # --- Requests that never reach a node ---------------------------------------------------------
 
 
