@@ -935,7 +935,7 @@ class Exchange(Answering):
                     self.plan.fallback is None or self._by_fallback(Retryable.ALWAYS, now) is Retryable.ALWAYS
                 )
                 and self.attempts < self.plan.max_attempts
-                and self.plan.upstream.has_another(now, self.tried)  # type: ignore[union-attr]
+                and self.plan.upstream.has_another(now, self.tried)  # type: ignore[union-attr, arg-type]
             ):
                 self._failed(FoundOut(), now)
 

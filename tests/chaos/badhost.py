@@ -20,7 +20,8 @@ import subprocess
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
+from itertools import count
 from pathlib import Path
 from time import monotonic
 from typing import Any
@@ -33,6 +34,8 @@ from . import conversation
 from .faults import FAULTS, FOR_EVER_S, Fault, Strikes
 
 _LINGER_ZERO = struct.pack("ii", 1, 0)
+_BEAT_S, _STALL_S = 0.05, 0.25
+_AFTER_STALL_S = 5.0  # a host that was late is left alone for 4 s at most
 
 
 # --- What both sides of the pipe know ---------------------------------------------------------
@@ -107,11 +110,18 @@ class ConnectionSeen:
 
 @dataclass
 class Report:
-    """All that the hosts have seen. ``windows``: (host, begun, ended, faults) of misbehaviour."""
+    """All that the hosts have seen; times are monotonic seconds.
+
+    Attributes:
+        windows: (host, begun, ended, faults) of misbehaviour.
+        standstills: (begun, ended) of times in which the hosts' process did not get to run, or good hosts
+            were out for that.
+    """
 
     requests: list[RequestSeen]
     connections: list[ConnectionSeen]
     windows: list[tuple[int, float, float, tuple[str, ...]]]
+    standstills: list[tuple[float, float]] = field(default_factory=list)
 
 
 # --- The hosts' side --------------------------------------------------------------------------
@@ -143,7 +153,7 @@ class Link(asyncio.Protocol):
     def __init__(self, host: Host) -> None:
         self.host = host
         self.transport: Any = None
-        self.seen = ConnectionSeen(host.bench.next_connection(), host.number, monotonic())
+        self.seen = ConnectionSeen(next(host.bench.numbers), host.number, monotonic())
         self.request: _Request | None = None
         self._tls: ssl.SSLObject | None = None
         self._buffer = b""
@@ -482,18 +492,17 @@ class Host:
 class Bench:
     """All hosts of one process, and what they have seen."""
 
-    def __init__(self, count: int, certificates: Certificates | None, seed: int) -> None:
+    def __init__(self, hosts: int, certificates: Certificates | None, seed: int) -> None:
         self.seed = seed
         self.requests: list[_Request] = []
         self.connections: list[ConnectionSeen] = []
+        self.numbers = count(1)  # of the connections
         self.windows: list[tuple[int, float, float, tuple[str, ...]]] = []
-        self.hosts = [Host(self, n, _contexts(certificates, host_name(n))) for n in range(count)]
+        self.standstills: list[tuple[float, float]] = []
+        self.hosts = [Host(self, n, _contexts(certificates, host_name(n))) for n in range(hosts)]
         self.problems: list[str] = []  # of our own
-        self._bad_since = [0.0] * count
+        self._bad_since = [0.0] * hosts
         self._steps: list[asyncio.Task[None]] = []
-
-    def next_connection(self) -> int:
-        return len(self.connections) + 1
 
     def note_window(self, host: int, plan: Plan | None) -> None:
         """A host's plan ends, and another begins."""
@@ -506,6 +515,16 @@ class Bench:
         for number, plan in enumerate(plans):
             await asyncio.sleep(start + plan.at - monotonic())
             await self.hosts[plan.host].follow(plan, number)
+
+    async def watch_clock(self) -> None:
+        """Note when this process did not get to run: good hosts were late, by no fault of theirs."""
+        last = monotonic()
+        while True:
+            await asyncio.sleep(_BEAT_S)
+            now = monotonic()
+            if now - last > _STALL_S:
+                self.standstills.append((last, now + _AFTER_STALL_S))
+            last = now
 
     async def obey(self, order: dict[str, Any]) -> dict[str, Any]:
         if "plans" in order:
@@ -521,6 +540,7 @@ class Bench:
             "requests": [{name: getattr(request, name) for name in kept} for request in self.requests],
             "connections": [asdict(connection) for connection in self.connections],
             "windows": self.windows,
+            "standstills": self.standstills,
         }
         Path(order["report"]).write_text(json.dumps(report))
         return {"problems": self.problems}
@@ -546,11 +566,13 @@ async def _serve(options: dict[str, Any]) -> None:
     for host in bench.hosts:
         await host.listen()
     loop = asyncio.get_running_loop()
+    watch = loop.create_task(bench.watch_clock())
     orders = asyncio.StreamReader(limit=1 << 24)
     await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(orders), sys.stdin)
     print(json.dumps([host.port for host in bench.hosts]), flush=True)
     while line := await orders.readline():  # its end is ours
         print(json.dumps(await bench.obey(json.loads(line))), flush=True)
+    watch.cancel()
 
 
 # --- Our side ---------------------------------------------------------------------------------
@@ -559,7 +581,9 @@ async def _serve(options: dict[str, Any]) -> None:
 class BadHosts:
     """The process, as a goal sees it. Every order blocks until it was taken."""
 
-    def __init__(self, popen: subprocess.Popen[str], ports: list[int], certificates: Certificates | None) -> None:
+    def __init__(
+        self, popen: subprocess.Popen[str], ports: list[int], certificates: Certificates | None
+    ) -> None:
         self.ports = ports
         self.certificates = certificates
         self._popen = popen
@@ -586,6 +610,7 @@ class BadHosts:
             [RequestSeen(**request) for request in told["requests"]],
             [ConnectionSeen(**connection) for connection in told["connections"]],
             [(host, begun, ended, tuple(faults)) for host, begun, ended, faults in told["windows"]],
+            [(begun, ended) for begun, ended in told["standstills"]],
         )
 
 
@@ -599,7 +624,7 @@ def bad_hosts(directory: Path, count: int, seed: int, *, tls: bool = True) -> It
         "certificates": str(certificates.directory) if certificates is not None else "",
     }
     popen = subprocess.Popen(
-        [sys.executable, "-m", __spec__.name if __name__ == "__main__" else __name__, json.dumps(options)],
+        [sys.executable, "-m", __name__, json.dumps(options)],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,

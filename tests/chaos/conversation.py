@@ -57,9 +57,7 @@ def is_intact(id: str, body: bytes) -> bool:
     """Is this the body that ``Ask`` has made for the id?"""
     try:
         value = json.loads(body)
-        return bool(
-            value["user"] == id and value["seed"] == crc32(value["messages"][0]["content"].encode())
-        )
+        return bool(value["user"] == id and value["seed"] == crc32(value["messages"][0]["content"].encode()))
     except (ValueError, LookupError, TypeError):
         return False
 
@@ -107,6 +105,12 @@ class Content(StrEnum):
     WHOLE = "whole"  # all of one generation, and nothing else
     PARTIAL = "partial"  # its beginning
     CORRUPT = "corrupt"  # something else
+
+
+def generation_of(id: str, body: bytes) -> str:
+    """Whose content an answer begins with; "" if it has none."""
+    _, _, rest = body.partition(f'"content":"{id}|'.encode())
+    return rest.partition(b"|")[0].decode("latin-1")
 
 
 _CONTENT = re.compile(rb'"content":"([^"]+)"')

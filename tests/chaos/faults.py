@@ -113,7 +113,9 @@ async def _(link: Any, _: Any, rng: random.Random) -> None:
 
 @_fault("handshake_garbage", Strikes.ACCEPT, Means.NOT_RUN)
 async def _(link: Any, _: Any, rng: random.Random) -> None:
-    link.transport.write(rng.choice((b"HTTP/1.1 400 Bad Request\r\n\r\n", b"SSH-2.0-x\r\n", rng.randbytes(64))))
+    link.transport.write(
+        rng.choice((b"HTTP/1.1 400 Bad Request\r\n\r\n", b"SSH-2.0-x\r\n", rng.randbytes(64)))
+    )
     await asyncio.sleep(0.02)
     link.close(goodbye=False)
 
@@ -321,6 +323,15 @@ async def _(link: Any, request: Any, rng: random.Random) -> None:
     link.close(goodbye=rng.random() < 0.5)
 
 
+@_fault("stalled_error", Strikes.REQUEST, Means.MAY_HAVE_RUN)
+async def _(link: Any, request: Any, __: random.Random) -> None:
+    request.status = 500
+    link.send(
+        b'HTTP/1.1 500 X\r\nContent-Type: application/json\r\nContent-Length: 90\r\n\r\n{"error":{"mess'
+    )
+    await asyncio.sleep(FOR_EVER_S)
+
+
 @_fault("stall_before_content", Strikes.REQUEST, Means.MAY_HAVE_RUN)
 async def _(link: Any, request: Any, rng: random.Random) -> None:
     await _begin(link, request, rng)
@@ -400,6 +411,15 @@ async def _(link: Any, request: Any, rng: random.Random) -> bool:
     return True
 
 
+async def _close_idle(link: Any, request: Any, rng: random.Random) -> bool:
+    link.send(link.whole(request))
+    link.close_when_idle(rng.uniform(0.045, 0.055), how=rng.choice(("fin", "goodbye", "reset", "408")))
+    return True
+
+
+FAULTS["closes_idle"] = Fault("closes_idle", Strikes.REQUEST, Means.HARMLESS, _close_idle)
+
+
 @_fault("late_408", Strikes.REQUEST, Means.HARMLESS)
 async def _(link: Any, request: Any, rng: random.Random) -> bool:
     link.send(link.whole(request))
@@ -409,14 +429,18 @@ async def _(link: Any, request: Any, rng: random.Random) -> bool:
 
 @_fault("extra_bytes", Strikes.REQUEST, Means.HARMLESS)
 async def _(link: Any, request: Any, rng: random.Random) -> bool:
-    link.send(link.whole(request) + rng.choice((b"\r\n", b"x", b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}")))
+    link.send(
+        link.whole(request) + rng.choice((b"\r\n", b"x", b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}"))
+    )
     return True
 
 
 @_fault("interim", Strikes.REQUEST, Means.HARMLESS)
 async def _(link: Any, request: Any, rng: random.Random) -> bool:
     for _ in range(rng.randint(1, 5)):
-        link.send(rng.choice((b"HTTP/1.1 100 Continue\r\n\r\n", b"HTTP/1.1 103 Early Hints\r\nLink: x\r\n\r\n")))
+        link.send(
+            rng.choice((b"HTTP/1.1 100 Continue\r\n\r\n", b"HTTP/1.1 103 Early Hints\r\nLink: x\r\n\r\n"))
+        )
         await asyncio.sleep(0.001)
     link.send(link.whole(request))
     return True
@@ -432,14 +456,18 @@ CALLERS = [name for name, fault in FAULTS.items() if fault.means is Means.CALLER
 
 
 async def _first_events(link: Any, request: Any, rng: random.Random) -> list[bytes]:
-    """Send the beginning of a stream, at least one piece of its content; the events that are left."""
+    """Send the beginning of a stream, at least one piece of its content; the events that are left.
+
+    What breaks before the gateway has read that is still broken before its content, and mended; so there is
+    some time to read it.
+    """
     link.send(link.head_of(request))
-    events = request.events()
+    events: list[bytes] = request.events()
     contents = len(events) - 3  # without the role's, the finish's and the end
     count = 1 + rng.randint(1, contents - 1)
     for event in events[:count]:
         link.send_event(event)
-    await asyncio.sleep(rng.choice((0.0, 0.005, 0.02)))
+    await asyncio.sleep(rng.uniform(0.03, 0.1))
     return events[count:]
 
 

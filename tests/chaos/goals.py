@@ -9,7 +9,7 @@ import importlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
-MODULES: tuple[str, ...] = ("failover",)
+MODULES: tuple[str, ...] = ("failover", "leaving", "stale")
 
 Figure = int | float | str
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from time import monotonic
 from typing import Any
 
-from .conversation import DONE, Ask, Content, judge
+from .conversation import DONE, Ask, Content, generation_of, judge
 
 ANSWER_GUARD_S = 60.0  # no answer takes this long; without one the gateway hangs
 _KEPT_BYTES = 600  # of an answer that is not in order, to look at
@@ -30,6 +30,7 @@ class Seen:
         is_done: it has a ``[DONE]``.
         has_error: it has an error event, or is an error object.
         content: of a 200.
+        generation: whose content that is; "" if there is none.
         body: the last of it, if anything is wrong.
     """
 
@@ -42,6 +43,7 @@ class Seen:
     is_done: bool = False
     has_error: bool = False
     content: Content = Content.PARTIAL
+    generation: str = ""
     body: bytes = b""
 
     @property
@@ -73,6 +75,7 @@ class Seen:
         self.has_error = b'"error"' in body
         if status == 200:
             self.content = judge(self.ask.id, body)
+            self.generation = generation_of(self.ask.id, body)
         if not self.is_ok:
             self.body = body[-_KEPT_BYTES:]
 

@@ -8,11 +8,11 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 
 from .badhost import Report, RequestSeen, host_name
-from .conversation import Content
 from .faults import FAULTS, Means
 from .load import Seen
 from .stage import Line
 
+EJECTED_S = 4.4  # at most, after a host has begun to behave
 STALE_S = 1.0  # a reused connection that ends so soon, without a byte, has not taken the request
 
 
@@ -20,7 +20,10 @@ class Verdict(StrEnum):
     """Of one request."""
 
     OK = "ok"
-    EXCUSABLE = "failed, excusably"  # every node had misbehaved towards it, or it was its caller's fault
+    TOLD = "told"  # that it was its caller's own fault, as its node said
+    EXCUSABLE = "failed, excusably"  # every node had misbehaved
+    TURNED_AWAY = "turned away"  # while all nodes were out for what they had done, and all trials taken
+    STANDSTILL = "failed while the machine stood still"
     CUT = "cut"  # after its content had begun, and said so
     FAILED = "failed"
     CORRUPTED = "corrupted"  # it has bytes of no one generation, or seems whole and is not
@@ -33,12 +36,14 @@ class Findings:
     Attributes:
         duplicates: requests that may have run on two hosts.
         replays: requests that were attempted again after they may have run.
+        unseen: requests that were attempted again that a host had not read, which their sender cannot know.
         damaged: requests that reached a host otherwise than they were sent.
     """
 
     verdicts: Counter[Verdict] = field(default_factory=Counter)
     duplicates: int = 0
     replays: int = 0
+    unseen: int = 0
     damaged: int = 0
     notes: list[str] = field(default_factory=list)
 
@@ -61,8 +66,10 @@ def ran(request: RequestSeen) -> bool:
     return not is_stale
 
 
-def judge(seen: Sequence[Seen], report: Report, log: dict[str, Line], *, most_notes: int = 20) -> Findings:
-    """Judge every request of a load."""
+def judge(
+    seen: Sequence[Seen], report: Report, log: dict[str, Line], hosts: int, *, most_notes: int = 60
+) -> Findings:
+    """Judge every request of a load, of which each could have been sent to so many hosts."""
     findings = Findings()
     by_id: dict[str, list[RequestSeen]] = defaultdict(list)
     for request in report.requests:
@@ -74,18 +81,27 @@ def judge(seen: Sequence[Seen], report: Report, log: dict[str, Line], *, most_no
                 findings.damaged += 1
     for one in seen:
         requests = by_id.get(one.ask.id, [])
-        verdict = _verdict(one, requests, report, log.get(one.ask.id))
+        verdict = _verdict(one, requests, report, log.get(one.ask.id), hosts)
         findings.verdicts[verdict] += 1
-        if verdict in (Verdict.FAILED, Verdict.CORRUPTED) and len(findings.notes) < most_notes:
+        if (
+            verdict in (Verdict.FAILED, Verdict.TURNED_AWAY, Verdict.CORRUPTED)
+            and len(findings.notes) < most_notes
+        ):
             findings.notes += _described(one, requests, report, log.get(one.ask.id), verdict)
-        hosts = {host_name(request.host) for request in requests if ran(request)}
+        ran_on = {host_name(request.host) for request in requests if ran(request)}
         findings.duplicates += sum(map(ran, requests)) > 1
         if (line := log.get(one.ask.id)) is not None:
-            findings.replays += any(_host_of(attempt) in hosts for attempt in line.attempts[:-1])
+            failed = set(map(_host_of, line.attempts[:-1]))
+            if failed & ran_on:
+                findings.replays += 1
+            elif failed - {host_name(request.host) for request in requests}:
+                findings.unseen += 1
     return findings
 
 
-def _verdict(one: Seen, requests: list[RequestSeen], report: Report, line: Line | None) -> Verdict:
+def _verdict(
+    one: Seen, requests: list[RequestSeen], report: Report, line: Line | None, hosts: int
+) -> Verdict:
     if one.is_ok:
         return Verdict.OK
     if one.is_lie:
@@ -94,17 +110,23 @@ def _verdict(one: Seen, requests: list[RequestSeen], report: Report, line: Line 
         return Verdict.CUT
     if requests and (fault := FAULTS.get(requests[-1].fault)) is not None:
         if fault.means is Means.CALLER and one.status == requests[-1].status and one.is_whole:
-            return Verdict.EXCUSABLE
+            return Verdict.TOLD
     if line is not None:
         attempted = set(map(_host_of, line.attempts))
-        hosts = {
-            host_name(host)
+        at_fault = {
+            host
             for host, begun, ended, _ in report.windows
-            if ended > one.due and begun < one.ended
+            # It was tried and failed, or nobody could have expected more of it in the end.
+            if ended > one.due and begun < one.ended and (host_name(host) in attempted or ended >= one.ended)
         }
-        if len(hosts) > 1 and hosts <= attempted:
+        if len(at_fault) == hosts:
             return Verdict.EXCUSABLE
-    return Verdict.FAILED
+    if any(begun < one.ended and one.due < ended for begun, ended in report.standstills):
+        return Verdict.STANDSTILL
+    out = {
+        host for host, begun, ended, _ in report.windows if ended + EJECTED_S > one.due and begun < one.ended
+    }
+    return Verdict.TURNED_AWAY if len(out) == hosts and one.status else Verdict.FAILED
 
 
 def _host_of(attempt: tuple[str, ...]) -> str:
@@ -114,26 +136,24 @@ def _host_of(attempt: tuple[str, ...]) -> str:
 def _described(
     one: Seen, requests: list[RequestSeen], report: Report, line: Line | None, verdict: Verdict
 ) -> list[str]:
-    kind = "stream" if one.ask.stream else "plain"
-    return [
-        f"{one.ask.id} {kind} {verdict}: status {one.status}, whole {one.is_whole}, [DONE] {one.is_done},"
-        f" content {one.content if one.status == 200 else Content.PARTIAL}, {one.ended - one.begun:.3f} s:"
-        f" {one.body[-300:]!r}",
-        *(
-            f"  host {r.host} connection {r.connection}/{r.nth}: {r.fault or 'no fault'}, got {r.got}/{r.total},"
-            f" sent {r.sent}, {r.end or 'open'} after {r.ended - r.begun if r.ended else 0:.3f} s"
-            for r in requests
-        ),
-        *(
-            f"  host {host} misbehaved from {begun - one.due:.3f} to {ended - one.due:.3f} s: {', '.join(faults)}"
-            for host, begun, ended, faults in report.windows
-            if ended > one.due and begun < one.ended
-        ),
-        *(
-            f"  host {link.host} connection {link.number} from {link.accepted - one.due:.3f}"
-            f" to {link.ended - one.due if link.ended else 0:.3f} s by {link.ended_by}, {link.requests} requests"
-            for link in report.connections
-            if not requests and abs(link.ended - one.ended) < 0.05
-        ),
-        f"  log: {line}",
+    """What somebody needs who looks for the cause; times count from when the request was due."""
+    due = one.due
+    notes = [
+        f"{one.ask.id} {'stream' if one.ask.stream else 'plain'} {verdict}: status {one.status}, whole"
+        f" {one.is_whole}, [DONE] {one.is_done}, content {one.content}, took {one.latency_s:.3f} s:"
+        f" {one.body[-300:]!r}"
     ]
+    for request in requests:
+        taken = f"{request.ended - request.begun:.3f} s" if request.ended else "nothing yet"
+        notes.append(
+            f"  host {request.host} link {request.connection}/{request.nth} at {request.begun - due:.3f}:"
+            f" {request.fault or 'no fault'}, got {request.got}/{request.total}, sent {request.sent},"
+            f" {request.end or 'open'} after {taken}"
+        )
+    for host, begun, ended, faults in report.windows:
+        if ended > due and begun < one.ended:
+            notes.append(
+                f"  host {host} misbehaved from {begun - due:.3f} to {ended - due:.3f}: {', '.join(faults)}"
+            )
+    notes.append(f"  log: {line}")
+    return notes

@@ -6,7 +6,7 @@ import http.client
 import re
 import signal
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +16,7 @@ from worker_rig import Workers, running_workers
 from .badhost import BadHosts, Report, bad_hosts, host_name
 
 DEADLINES = {
-    "connect": 1.0,
+    "connect": 2.0,
     "head": 2.0,
     "head_stream": 2.0,
     "first_content": 2.0,
@@ -25,6 +25,7 @@ DEADLINES = {
     "idle": 2.0,
     "total": 30.0,
 }
+PATIENT = {**dict.fromkeys(DEADLINES, 20.0), "total": 60.0}  # nobody waits for one of these
 _SAMPLE = re.compile(r"^(\w+)(?:\{(.*)\})? (\S+)$", re.MULTILINE)
 _LINE = re.compile(r'" (\d+) \d+ request_id=(\S+) .* attempts=(\S+) note=(\S+)$')
 
@@ -84,13 +85,29 @@ class Stage:
     @property
     def errors(self) -> list[str]:
         """What the gateway has said on standard error that is a fault of its own."""
-        return [line for line in self.workers.process.err.splitlines() if "Traceback" in line or "Error:" in line]
+        return [
+            line for line in self.workers.process.err.splitlines() if "Traceback" in line or "Error:" in line
+        ]
 
 
-def configuration(routes: list[tuple[str, list[int]]], process: str = "", **deadlines: float) -> str:
-    """A configuration: for each route (path prefix, numbers of hosts) an upstream of its own."""
-    limits = ", ".join(f"{name}: {value}" for name, value in {**DEADLINES, **deadlines}.items())
-    text = ["fastgw: {account_checks: false, dead_reprobe: 1, drain: 5%s}" % process, "services:"]
+def configuration(
+    routes: list[tuple[str, list[int]]],
+    *,
+    process: str = "",
+    ejects: bool = True,
+    deadlines: Mapping[str, float] = DEADLINES,
+) -> str:
+    """A configuration: for each route (path prefix, numbers of hosts) an upstream of its own.
+
+    Args:
+        process: more fields of ``fastgw``, as flow YAML.
+        ejects: False: no failure takes a node out.
+    """
+    limits = ", ".join(f"{name}: {value}" for name, value in deadlines.items())
+    text = [
+        "fastgw: {account_checks: false, dead_reprobe: 1, drain: 5%s}" % (process and ", " + process),
+        "services:",
+    ]
     for number, (prefix, hosts) in enumerate(routes):
         text += [
             f"  - name: s{number}",
@@ -104,6 +121,11 @@ def configuration(routes: list[tuple[str, list[int]]], process: str = "", **dead
             f' auth: {{header: {{Authorization: "Bearer chaos-{host}"}}}}}}'
             for host in hosts
         ]
+        if not ejects:
+            text.append(
+                "      checks: {active: {type: tcp, healthy: {interval: 3600}, unhealthy: {interval: 3600}},"
+                " passive: {unhealthy: {http_failures: 0, tcp_failures: 0, timeouts: 0}}}"
+            )
     return "\n".join(text) + "\n"
 
 
@@ -114,7 +136,12 @@ def stage(count: int, seed: int, config: str, *, workers: int = 2) -> Iterator[S
         directory = Path(name)
         with bad_hosts(directory, count, seed) as hosts:
             assert hosts.certificates is not None
-            flags = ["--ca-file", str(hosts.certificates.ca_file), "--access-log", str(directory / "access.log")]
+            flags = [
+                "--ca-file",
+                str(hosts.certificates.ca_file),
+                "--access-log",
+                str(directory / "access.log"),
+            ]
             for number, port in enumerate(hosts.ports):
                 flags += ["--connect-to", f"{host_name(number)}:443:127.0.0.1:{port}"]
             with running_workers(directory, config, *flags, count=workers) as running:
