@@ -28,6 +28,7 @@ from ..wire.client_connection import ClientConnection, Listener
 from ..wire.events import ExchangeEvents
 from ..wire.head import Limits, RequestHead
 from . import exposition, healthcheck
+from .configuration import effective
 from .explain import Question, explain
 from .readiness import accounts_in, labelled, readiness_of
 
@@ -119,6 +120,7 @@ class Admin:
             "/metrics": self._metrics,
             "/apisix/prometheus/metrics": self._metrics,
             "/admin/explain": self._explain,
+            "/admin/config": self._configuration,
         }
         self._answering: set[asyncio.Task[None]] = set()
         self.post: dict[str, Callable[[], Reply]] = {
@@ -244,6 +246,10 @@ class Admin:
         accept = (head.get(b"accept") or b"").decode("latin-1")
         body, content_type = await exposition.render(self.gateway, accept)
         return Reply(200, body, content_type=content_type)
+
+    async def _configuration(self, head: RequestHead) -> Reply:
+        assert self.gateway.generation is not None
+        return Reply(200, await asyncio.to_thread(effective, self.gateway.generation))
 
     async def _explain(self, head: RequestHead) -> Reply:
         given = dict(parse_qsl(head.target.partition(b"?")[2].decode("latin-1"), max_num_fields=20))

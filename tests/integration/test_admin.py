@@ -291,7 +291,14 @@ def test_upstreams_are_shown_as_they_are(ca_dir: Path) -> None:
 
 def test_index_names_every_endpoint(rig: Rig) -> None:
     index = get(rig, "/")
-    assert {"/livez", "/readyz", "/v1/healthcheck", "/debug/counts", "/admin/upstreams"} <= set(index["get"])
+    assert {
+        "/livez",
+        "/readyz",
+        "/v1/healthcheck",
+        "/admin/config",
+        "/debug/counts",
+        "/admin/upstreams",
+    } <= set(index["get"])
     assert {"/admin/reload", "/debug/flush"} <= set(index["post"])
     for path in index["get"]:
         is_question = path == "/admin/explain"  # and one without a question is none
@@ -600,3 +607,17 @@ def test_no_answer_shows_a_secret(ca_dir: Path) -> None:
             for canary in canaries.values():
                 assert canary not in answer.text
             assert answer.headers["cache-control"] == "no-store"
+
+
+def test_the_configuration_that_runs_is_shown_whole_and_without_a_key(rig: Rig) -> None:
+    found = get(rig, "/admin/config")
+    assert found["generation"] == 1
+    assert found["profile"] == "llm"
+    (route,) = found["routes"]
+    assert route["uris"] == ["/v1/*"]
+    assert (route["deadlines"]["total_s"], route["deadlines"]["tunnel_idle_s"]) == (20, 600)
+    nodes = route["upstream"]["nodes"]
+    assert [node["host"] for node in nodes] == ["api.openai.com", "api.deepseek.com"]
+    assert nodes[0]["auth_headers"] == [["Authorization", "***"]]
+    assert found["process"]["max_connections"] == 10_000
+    assert "sk-" not in str(found)
