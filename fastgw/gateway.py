@@ -180,9 +180,9 @@ class Gateway:
         assert self.generation is not None
         return sum(len(pool.idle) for pool in self.generation.pools.values())
 
-    def _sweep(self, now: float) -> None:
+    def _sweep(self, now: float) -> bool:
         self.exchanges.sweep(now)
-        self.server.sweep(now)
+        is_done = self.server.sweep(now)
         assert self.generation is not None
         for pool in self.generation.pools.values():
             pool.sweep(now)
@@ -191,6 +191,7 @@ class Gateway:
         if now >= self._count_due:  # for the other workers' scrapes; one of our own looks itself
             self._count_due = now + 1.0
             self.count_connections()
+        return is_done
 
     def count_connections(self) -> None:
         """Bring this process's part of the gauges up to date."""
@@ -463,7 +464,8 @@ class Gateway:
             "exchanges": len(self.exchanges.live),
             "client_connections": self.server.clients(),
             "accept_pauses": self.server.pauses,
-            "idle_evicted": sum({id(item): item.evicted for item in self.server.listeners}.values()),
+            "idle_evicted": sum(item.idle_evicted for item in set(self.server.listeners)),
+            "slow_evicted": sum(item.slow_evicted for item in set(self.server.listeners)),
             "node_connections": {
                 name: sum(pool.counts()[name] for pool in pools) for name in ("idle", "busy", "dialling")
             },

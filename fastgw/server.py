@@ -25,7 +25,10 @@ logger = logging.getLogger("fastgw.server")
 
 BACKLOG = 4096
 LATE_S = 0.5  # a tick that comes later than this judges nothing
+SOON_S = 0.001  # until the next tick where a sweep had more to do than it may at a time
 RESERVED_DESCRIPTORS = 64  # for nodes, names, files and a reload; never for further clients
+OPERATORS_DESCRIPTORS = 16  # of these, for who wants to see whether we live
+EVICTED_AT_ONCE = 50  # where there was no room at all
 SAY_S = 10.0  # how often a pause is said in the log, at most
 SEND_BUFFER_BYTES = 128 * 1024  # of one client connection in the kernel, or a slow one hides megabytes
 
@@ -219,13 +222,15 @@ class Ticker:
     """The coarse clock: calls its sweeps in a fixed rhythm while there is anything to sweep.
 
     Args:
+        sweeps: each returns False if it had more to do than it may at a time: then they are called
+            again soon, after what else there is to do.
         is_busy: says whether anything could have a deadline; an idle process sleeps.
         on_tick: called in every tick, also when it is late and the sweeps are not.
     """
 
     def __init__(
         self,
-        sweeps: list[Callable[[float], None]],
+        sweeps: list[Callable[[float], bool]],
         is_busy: Callable[[], bool],
         interval_s: float = 0.05,
         on_tick: Callable[[float], None] | None = None,
@@ -260,15 +265,21 @@ class Ticker:
         self._timer = self._loop.call_later(interval_s, self._tick)
         if self.on_tick is not None:
             self.on_tick(now)
-        if not is_late:
-            for sweep in self.sweeps:
-                sweep(now)
+        if is_late:
+            return
+        is_done = True
+        for sweep in self.sweeps:
+            is_done &= sweep(now)
+        if not is_done:
+            self._timer.cancel()
+            self._due = now + SOON_S
+            self._timer = self._loop.call_later(SOON_S, self._tick)
 
 
-def descriptor_limit() -> int:
+def descriptor_limit(reserved: int = RESERVED_DESCRIPTORS) -> int:
     """The highest number that a client's descriptor should have: some are kept for everything else."""
     soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-    return (1 << 30) if soft == resource.RLIM_INFINITY else soft - min(RESERVED_DESCRIPTORS, soft // 4)
+    return (1 << 30) if soft == resource.RLIM_INFINITY else soft - min(reserved, soft * reserved // 256)
 
 
 def _has_descriptors(sock: socket.socket, highest: int) -> bool:
@@ -323,20 +334,28 @@ class _Listening:
         listener = self.listener
         # (What was closed a moment ago is still among them until the loop has turned.)
         taken = sum(connection.state != ClientState.CLOSED for connection in listener.connections)
-        while taken >= listener.max_connections:
-            if not listener.evict(now):
-                return
-            taken -= 1
+        if taken >= listener.max_connections and taken - self._make_room(now) >= listener.max_connections:
+            return
         try:
             copy = self.sock.dup()
         except OSError:  # there is no descriptor left
-            listener.evict(now)
+            self._make_room(now)
             return
         if not _has_descriptors(copy, listener.max_descriptor):
             copy.close()
-            listener.evict(now)
+            self._make_room(now)
             return
         self.resuming = asyncio.get_running_loop().create_task(self.accept(copy))
+
+    def _make_room(self, now: float) -> int:
+        """Close one that waits, and more of those that hold a request back; returns how many.
+
+        Who waits outside may be many, and is looked at a few times a second only.
+        """
+        closed = int(self.listener.evict(now))
+        while 0 < closed < EVICTED_AT_ONCE and self.listener.evict(now, True):
+            closed += 1
+        return closed
 
     def close(self) -> None:
         self.is_closed = True
@@ -410,7 +429,10 @@ class Server:
         except BaseException:
             sock.close()
             raise
-        listener.max_descriptor = descriptor_limit()
+        # A crowd of clients must not keep out who asks whether we live.
+        listener.max_descriptor = descriptor_limit(
+            RESERVED_DESCRIPTORS - OPERATORS_DESCRIPTORS if outlasts_drain else RESERVED_DESCRIPTORS
+        )
         listener.on_full = partial(self._pause, listener)
         self._listening.append(listening)
         return address
@@ -438,13 +460,18 @@ class Server:
         """Do new connections wait at any address?"""
         return any(item.server is None and not item.is_closed for item in self._listening)
 
-    def sweep(self, now: float) -> None:
-        """Close what has waited too long, and accept again where there is room again."""
-        for listener in {id(item.listener): item.listener for item in self._listening}.values():
-            listener.sweep(now)
+    def sweep(self, now: float) -> bool:
+        """Close what has waited too long, and accept again where there is room again.
+
+        Returns False if there is more of it than may be done at a time.
+        """
+        is_done = True
+        for listener in set(self.listeners):
+            is_done &= listener.sweep(now)
         for item in self._listening:
             if item.server is None:
                 item.resume(now)
+        return is_done
 
     def stop_accepting(self) -> None:
         """Close the listening sockets; connections go on and close after their answers."""

@@ -6,6 +6,9 @@ from .head cimport Limits, RequestHead, joined, part, scan_request
 from .outlet cimport Outlet
 
 
+cdef class ClientConnection(_Base)
+
+
 cdef class Listener:
     cdef public object accept
     cdef public object refuse
@@ -23,10 +26,20 @@ cdef class Listener:
     cdef public bint is_draining
     cdef public long long accepted
     cdef public long long refused_connections
-    cdef public long long evicted
+    cdef public long long slow_evicted
+    cdef public long long idle_evicted
     cdef public dict _per_client
+    cdef public object _unasked
     cdef public list _idle
     cdef public double _sorted_at
+    cdef public list _ending
+
+    @cython.locals(room=double, wait_s=double, connection=ClientConnection)
+    cpdef bint evict(self, double now, bint spares_idle=*) except -1
+    @cython.locals(deadline=double, connection=ClientConnection, is_idle=bint)
+    cdef bint _evict_idle(self, double now, double latest) except -1
+    @cython.locals(ending=list, connection=ClientConnection)
+    cpdef bint sweep(self, double now) except -1
 
 
 cdef class _Base:
@@ -44,6 +57,7 @@ cdef class ClientConnection(_Base):
     cdef public object parser
     cdef public int state
     cdef public double deadline
+    cdef public double opened_at
     cdef public double read_at
     cdef public bint is_paused
     cdef public bytes buffer
@@ -76,6 +90,8 @@ cdef class ClientConnection(_Base):
     @cython.locals(unsent=Py_ssize_t)
     cpdef on_deadline(self, double now)
     cpdef close(self)
+    cpdef evict(self)
+    cdef _is_asked(self)
     cdef _set_closed(self)
     cpdef abort(self)
     cpdef stop_reading(self)
@@ -92,3 +108,4 @@ cdef class ClientConnection(_Base):
 
 
 cdef int _IDLE, _HEAD, _BODY, _ANSWERING, _LINGERING, _CLOSED
+cdef double _WAIT_S, _HEAD_WAIT_S

@@ -11,6 +11,7 @@ import asyncio
 import select
 import socket
 import struct
+from collections import OrderedDict
 from collections.abc import Callable
 from enum import IntEnum
 from time import monotonic
@@ -29,8 +30,11 @@ LINGER_BYTES = 256 * 1024  # of a refused body, read so that the client can read
 LINGER_S = 1.0
 FLUSH_S = 30.0  # a client that has taken nothing of the end of its answer for so long is cut off
 RATE_WINDOW_S = 30.0  # a body's rate is averaged over
-PRESSURE = 0.8  # of all connections: beyond it each new one costs the one that was idle for longest
-SORT_S = 0.25  # how often the idle ones are sorted by age, at most
+PRESSURE = 0.8  # of all connections: beyond it each new one costs one that waits
+WAIT_S = 1.0  # that it must have waited for, there; the less room is left, the less
+HEAD_WAIT_S = 0.2  # ... of one whose request is on its way, perhaps: at least
+SORT_S = 0.25  # how often idle ones are sorted by age, at most
+ENDED_AT_ONCE = 16  # in one sweep: a crowd that is closed at one time must hold nobody else up
 WRITE_HIGH = 64 * 1024
 WRITE_LOW = 16 * 1024
 
@@ -46,8 +50,9 @@ class ClientState(IntEnum):
     CLOSED = 5
 
 
-# Plain integers: the compiled module compares them without a look-up.
+# Plain numbers: the compiled module compares them without a look-up.
 _IDLE, _HEAD, _BODY, _ANSWERING, _LINGERING, _CLOSED = (int(state) for state in ClientState)
+_WAIT_S, _HEAD_WAIT_S = WAIT_S, HEAD_WAIT_S
 
 
 class Listener:
@@ -88,32 +93,52 @@ class Listener:
         self.is_draining = False
         self.accepted = 0
         self.refused_connections = 0
-        self.evicted = 0
+        self.slow_evicted = 0
+        self.idle_evicted = 0
         self._per_client: dict[str, int] = {}
+        self._unasked: OrderedDict[ClientConnection, None] = OrderedDict()  # no request yet, oldest first
         self._idle: list[tuple[float, ClientConnection]] = []  # deadlines and who has them, oldest last
         self._sorted_at = 0.0
+        self._ending: list[ClientConnection] = []  # whose deadline the sweep has found to be over
 
     def make_connection(self) -> ClientConnection:
         """The protocol factory for ``loop.create_server``."""
         return ClientConnection(self)
 
-    def evict(self, now: float) -> bool:
-        """Close the connection that has been idle between requests for longest; False: none is.
+    def evict(self, now: float, spares_idle: bool = False) -> bool:
+        """Close a connection that waits, to make room for another; False: none has waited for long enough.
 
-        One on which nothing was ever asked is not idle: its first request may be on its way.
+        First one that holds its first request back, in part or all of it: every client sends that at
+        once, but one that wants nothing else than the place. Without any such, one that is idle between
+        requests, unless it ``spares_idle`` ones. Of each kind the one that has waited for longest.
         """
+        room = (self.max_connections - len(self.connections)) / (self.max_connections - self.crowded_at)
+        wait_s = _WAIT_S * (0.0 if room < 0.0 else 1.0 if room > 1.0 else room)
+        connection = next(iter(self._unasked), None)
+        if connection is None:
+            return not spares_idle and self._evict_idle(now, now - wait_s + self.keepalive_s)
+        if now - connection.opened_at < (wait_s if wait_s > _HEAD_WAIT_S else _HEAD_WAIT_S):
+            return False  # a moment more, and it has waited for long enough, or has asked
+        self.slow_evicted += 1
+        del self._unasked[connection]
+        connection.evict()
+        return True
+
+    def _evict_idle(self, now: float, latest: float) -> bool:
+        """Close the one that has been idle for longest, unless its deadline is after ``latest``."""
         if not self._idle and now - self._sorted_at >= SORT_S:
             self._sorted_at = now
-            self._idle = [(c.deadline, c) for c in self.connections if c.state == _IDLE and c.requests]
+            self._idle = [(c.deadline, c) for c in self.connections if c.state <= _HEAD and c.requests]
             self._idle.sort(key=lambda entry: -entry[0])
         while self._idle:
-            deadline, connection = self._idle.pop()
-            if connection.state == _IDLE and connection.deadline == deadline:
-                self.evicted += 1
-                if connection.outlet.unsent():
-                    connection.abort()  # it has not even read its last answer, and could hold on for long
-                else:
-                    connection.close()
+            deadline, connection = self._idle[len(self._idle) - 1]
+            is_idle = connection.state <= _HEAD and connection.deadline == deadline
+            if is_idle and deadline > latest:
+                return False
+            self._idle.pop()
+            if is_idle:
+                self.idle_evicted += 1
+                connection.evict()
                 return True
         return False
 
@@ -133,14 +158,24 @@ class Listener:
         else:
             del self._per_client[address]
 
-    def sweep(self, now: float) -> None:
-        """Close what has waited too long. Called a few times a second."""
-        for connection in list(self.connections):
+    def sweep(self, now: float) -> bool:
+        """Close what has waited too long. Called a few times a second.
+
+        Returns False if there is more of it than is closed without a look at what else there is to do.
+        """
+        ending = self._ending
+        if not ending:
+            for connection in list(self.connections):
+                if connection.deadline <= now:
+                    ending.append(connection)
+                elif connection.reading_stopped and connection.has_left():
+                    connection.eof_received()
+                    connection.transport.close()
+        for _ in range(min(len(ending), ENDED_AT_ONCE)):
+            connection = ending.pop()
             if connection.deadline <= now:
                 connection.on_deadline(now)
-            elif connection.reading_stopped and connection.has_left():
-                connection.eof_received()
-                connection.transport.close()
+        return not ending
 
     def drain(self) -> None:
         """Close idle connections now and every other one after its current answer."""
@@ -172,6 +207,7 @@ class ClientConnection(_Base, asyncio.Protocol):
         self.parser: Any = None
         self.state = _IDLE
         self.deadline = 0.0
+        self.opened_at = 0.0
         self.read_at = 0.0  # when bytes came last, monotonic seconds
         self.is_paused = False
         self.buffer = b""
@@ -207,8 +243,10 @@ class ClientConnection(_Base, asyncio.Protocol):
                 return
         transport.set_write_buffer_limits(WRITE_HIGH, WRITE_LOW)
         self.parser = httptools.HttpRequestParser(self)
+        self.opened_at = now
         self.deadline = now + listener.head_timeout_s
         listener.connections.add(self)
+        listener._unasked[self] = None
         if listener.on_full is not None and (
             len(listener.connections) >= listener.max_connections
             or _descriptor(transport) > listener.max_descriptor
@@ -234,6 +272,7 @@ class ClientConnection(_Base, asyncio.Protocol):
         self.state = _CLOSED
         self.deadline = 1e18
         self.listener.connections.discard(self)
+        self._is_asked()
         if self.is_counted:
             self.is_counted = False
             self.listener.dismiss(self.address)
@@ -273,6 +312,19 @@ class ClientConnection(_Base, asyncio.Protocol):
             self.state = _CLOSED
             self.deadline = 1e18
             self.transport.abort()
+
+    def evict(self) -> None:
+        """Close to make room; one that has begun a request is told that it took too long."""
+        if self.outlet.unsent():
+            self.abort()  # it has not even read its last answer, and could hold on for long
+            return
+        if self.state == _HEAD:
+            self._refuse(ClientTimeout())
+        if self.state == _LINGERING:  # there is no time for that
+            self._set_closed()
+            self.transport.close()
+        else:
+            self.close()
 
     # --- Reading ------------------------------------------------------------------------------
 
@@ -328,6 +380,8 @@ class ClientConnection(_Base, asyncio.Protocol):
             self._read_on()
             return
         self.requests += 1
+        if self.requests == 1:
+            self._is_asked()
         self.head = head
         if head.is_chunked:
             self.framer.expect(CHUNKED_BODY)
@@ -467,6 +521,10 @@ class ClientConnection(_Base, asyncio.Protocol):
             else:
                 self.unsent = unsent
                 self.deadline = now + FLUSH_S
+
+    def _is_asked(self) -> None:
+        """It waits for its first request no longer."""
+        self.listener._unasked.pop(self, None)
 
     # --- Flow control -------------------------------------------------------------------------
 

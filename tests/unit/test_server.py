@@ -10,8 +10,12 @@ from fastgw import server
 def test_ticker_judges_nothing_right_after_the_process_stood_still(monkeypatch: pytest.MonkeyPatch) -> None:
     swept: list[float] = []
 
+    def sweep(now: float) -> bool:
+        swept.append(now)
+        return True
+
     async def main() -> None:
-        ticker = server.Ticker([swept.append], lambda: True)
+        ticker = server.Ticker([sweep], lambda: True)
         clock = [100.0]
         monkeypatch.setattr(server, "monotonic", lambda: clock[0])
         ticker.start()
@@ -23,6 +27,37 @@ def test_ticker_judges_nothing_right_after_the_process_stood_still(monkeypatch: 
 
     asyncio.run(main())
     assert swept == [100.0, 100.05, 107.05]
+
+
+def test_ticker_comes_back_soon_where_a_sweep_had_more_to_do_than_it_may() -> None:
+    async def main() -> list[float]:
+        left = [False, False, True]
+        swept: list[str] = []
+
+        def first(now: float) -> bool:
+            swept.append("first")
+            return left.pop(0)
+
+        def second(now: float) -> bool:
+            swept.append("second")
+            return True
+
+        ticker = server.Ticker([first, second], lambda: True, interval_s=1.0)
+        ticker.start()
+        waits = []
+        while True:
+            assert ticker._timer is not None
+            waits.append(ticker._timer.when() - asyncio.get_running_loop().time())
+            if not left:
+                break
+            ticker._timer.cancel()
+            ticker._tick()
+        ticker.stop()
+        assert swept == ["first", "second"] * 3
+        return waits
+
+    *short, long = asyncio.run(main())
+    assert all(wait < long / 10 for wait in short)
 
 
 def test_ticker_is_slow_while_nothing_can_have_a_deadline() -> None:

@@ -413,15 +413,64 @@ def test_too_many_connections_are_refused() -> None:
 def test_a_crowd_closes_what_was_idle_for_longest(clock: Clock) -> None:
     bench = Bench(answer_at_once, max_connections=5)
     ends = [(bench.connection, bench.transport), *(bench.connect() for _ in range(3))]
-    for index in (2, 0, 1):  # nothing was ever asked on the last one
+    for index in (2, 0, 1, 3):
         clock.now += 1.0
         ends[index][0].data_received(GET)
     for expected in (2, 0):
-        bench.connect()
+        asking, _ = bench.connect()
         assert [index for index, (_, transport) in enumerate(ends) if transport.calls] == [expected]
+        asking.data_received(GET)
         ends[expected][0].connection_lost(None)
         ends[expected] = (ends[expected][0], FakeTransport())
-    assert bench.listener.evicted == 2 and bench.listener.refused_connections == 0
+    assert bench.listener.idle_evicted == 2 and bench.listener.refused_connections == 0
+
+
+def test_a_crowd_closes_who_holds_a_first_request_back_before_who_is_idle(clock: Clock) -> None:
+    bench = Bench(answer_at_once, max_connections=10)
+    ends = [(bench.connection, bench.transport), *(bench.connect() for _ in range(7))]
+    for connection, _ in ends[:5]:
+        connection.data_received(GET)
+    ends[5][0].data_received(b"GET /slow HTTP/1.1\r\nHo")
+    clock.now += 0.5
+    bench.connect()
+    assert not any(transport.calls for _, transport in ends)  # it could still be on its way
+    clock.now += 0.5
+    bench.connect()
+    assert bench.refusals == [408] and ends[5][1].calls == ["write_eof", "close"]
+    bench.connect()
+    assert ends[6][1].calls == ["close"]  # nothing was ever said on that one
+    assert bench.listener.slow_evicted == 2 and bench.listener.idle_evicted == 0
+    assert not any(transport.calls for _, transport in ends[:5])
+
+
+def test_the_fuller_it_is_the_shorter_a_first_request_may_be_held_back(clock: Clock) -> None:
+    bench = Bench(max_connections=10)
+    for _ in range(9):
+        bench.connect()
+    clock.now += 0.15
+    assert not bench.listener.evict(clock.now)
+    clock.now += 0.1
+    assert bench.listener.evict(clock.now)
+    assert bench.transport.calls == ["close"]
+
+
+def test_idle_ones_are_spared_where_only_slow_ones_are_to_go(clock: Clock) -> None:
+    bench = Bench(answer_at_once, max_connections=1)
+    bench.feed(GET)
+    clock.now += 5.0
+    assert not bench.listener.evict(clock.now, True)
+    assert bench.listener.evict(clock.now)
+
+
+def test_a_crowd_whose_time_is_over_at_once_is_ended_a_few_at_a_time(clock: Clock) -> None:
+    bench = Bench(max_connections=1000)
+    crowd = [bench.connect() for _ in range(39)]
+    clock.now += 60.0
+    closed = []
+    for is_done in (False, False, True):
+        assert bench.listener.sweep(clock.now) is is_done
+        closed.append(sum(transport.calls == ["close"] for _, transport in crowd))
+    assert 0 < closed[0] < closed[1] < closed[2] == 39
 
 
 def test_one_that_is_busy_again_is_not_taken_for_idle(clock: Clock) -> None:
@@ -445,6 +494,7 @@ def test_an_idle_client_that_reads_nothing_is_cut_off_to_make_room(clock: Clock)
     bench = Bench(answer_at_once, max_connections=2)
     bench.feed(GET)
     bench.transport.unsent = 10
+    clock.now += 1.0
     bench.connect()
     assert bench.transport.calls == ["abort"]
 
