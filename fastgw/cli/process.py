@@ -7,6 +7,7 @@ import asyncio
 import contextlib
 import ctypes
 import faulthandler
+import gc
 import logging
 import os
 import pickle
@@ -230,6 +231,8 @@ class Process:
         if process.admin not in (None, OFF):
             admin = Admin(gateway, token=process.admin_token)
             admin_address = str(await admin.start(Address.parse(process.admin)))
+        gc.collect()
+        gc.freeze()  # what is there to stay need not be looked at, in every full collection, under load
         control = f"127.0.0.1:{simulated.control_port}" if simulated is not None else None
         return Started(tuple(map(str, gateway.addresses)), admin_address, control)
 
