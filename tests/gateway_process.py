@@ -3,13 +3,14 @@
 The argument is an object with ``config`` (a file), ``connect_to`` and ``ca_file`` of the simulation,
 and maybe ``access_log``, ``drain_s`` and ``nofile`` (how many descriptors it may have). When it
 listens it prints one line of JSON with its ports.
-SIGTERM drains and ends it; the end of its standard input ends it at once, so that it never outlives
-the test.
+SIGTERM drains and ends it, SIGHUP loads its configuration again; the end of its standard input ends
+it at once, so that it never outlives the test.
 """
 
 from __future__ import annotations
 
 import asyncio
+import gc
 import json
 import os
 import resource
@@ -52,6 +53,19 @@ class Process:
         """Seconds of processor time it has used."""
         fields = Path(f"/proc/{self.pid}/stat").read_text().rpartition(") ")[2].split()
         return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+    def cpu_ns(self) -> int:
+        """The same of its first thread, which runs the event loop, as the scheduler counts it."""
+        return int(Path(f"/proc/{self.pid}/schedstat").read_text().split()[0])
+
+    def forget_peak(self) -> None:
+        """``peak_bytes`` counts from now on."""
+        Path(f"/proc/{self.pid}/clear_refs").write_text("5")
+
+    def peak_bytes(self) -> int:
+        """The most memory that was resident at a time."""
+        status = Path(f"/proc/{self.pid}/status").read_text()
+        return int(status.partition("VmHWM:")[2].split()[0]) * 1024
 
     def resident_bytes(self) -> int:
         fields = Path(f"/proc/{self.pid}/statm").read_text().split()
@@ -103,11 +117,13 @@ async def serve(options: dict[str, Any]) -> None:
     admin = Admin(gateway)
     await admin.start(Address.parse("127.0.0.1:0"))
     assert admin.address is not None
+    gc.collect()
+    gc.freeze()  # as the command does
 
     loop = asyncio.get_running_loop()
     loop.slow_callback_duration = 60.0  # -X dev reports what took long, which says something of the machine
     ended = asyncio.Event()
-    on_signals({signal.SIGTERM: ended.set})
+    on_signals({signal.SIGTERM: ended.set, signal.SIGHUP: gateway.reload})
     loop.add_reader(sys.stdin.fileno(), lambda: os._exit(9))  # its end: nothing is ever written there
     print(json.dumps({"port": gateway.addresses[0].port, "admin_port": admin.address.port}), flush=True)
     await ended.wait()

@@ -9,7 +9,7 @@ import importlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
-MODULES: tuple[str, ...] = ("failover", "leaving", "stale")
+MODULES: tuple[str, ...] = ("failover", "leaving", "stale", "abuse", "abuse_bytes", "abuse_streams", "soak")
 
 Figure = int | float | str
 

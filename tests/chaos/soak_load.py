@@ -1,0 +1,225 @@
+"""Mixed requests for as long as one wants, and what the gateway holds before and after them.
+
+The gateway runs in a process of its own, so that what it holds is its own. The load and the
+simulated providers run here.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from itertools import count
+from pathlib import Path
+from random import Random
+from typing import Any
+
+import httpx
+import uvloop
+from gateway_process import Process, gateway_process
+from raw_http import Connection, chat, encode
+from rig import CONFIG, KEYS, wait_until
+
+from fastgw.simulator import Fault, FaultKind, Simulator
+from fastgw.simulator import start as start_simulator
+
+WARM_UP = 2_000
+AT_ONCE = 32
+FAULT_LASTS = 500  # requests; then the primary fails in another way
+
+BREAK = "break-the-primary"
+CUT = "cut-the-stream"
+# What the primary does to the requests that ask for it by one of these two texts.
+FAULTS: list[dict[str, Any]] = [
+    {"kind": FaultKind.STATUS, "status": 500, "match": BREAK},
+    {"kind": FaultKind.RESET_BEFORE_HEAD, "match": BREAK},
+    {"kind": FaultKind.RESET_AFTER_HEAD, "match": BREAK},
+    {"kind": FaultKind.EMPTY_200, "match": BREAK},
+    {"kind": FaultKind.HTML_200, "match": BREAK},
+]
+CUTS: list[dict[str, Any]] = [
+    {"kind": FaultKind.RESET_INSIDE, "after": 2, "how": "rst", "match": CUT},
+    {"kind": FaultKind.RESET_INSIDE, "after": 1, "how": "fin", "match": CUT},
+]
+# So many failures eject nobody here, or the backup would serve most requests alone.
+PATIENT = CONFIG.replace(
+    "unhealthy: {http_failures: 3}", "unhealthy: {http_failures: 200, tcp_failures: 200, timeouts: 200}"
+)
+
+
+class Load:
+    """Mixed requests, ``AT_ONCE`` at a time over connections that are kept alive.
+
+    Args:
+        broken: the share of chat requests for which the primary fails before it has said anything.
+        cut: the share of streams that break off, while that is what the primary does.
+    """
+
+    def __init__(
+        self, simulator: Simulator, port: int, *, seed: int, broken: float = 0.12, cut: float = 0.0
+    ) -> None:
+        self.simulator = simulator
+        self.port = port
+        self.broken = broken
+        self.cut = cut
+        self.random = Random(seed)
+        self.faults = FAULTS + (CUTS if cut else [])
+        self.numbers = count()
+        self.problems: list[str] = []
+        self.kinds: dict[str, int] = {}
+
+    async def run(self, requests: int) -> None:
+        left = iter(range(requests))
+        await asyncio.gather(*(self._client(left) for _ in range(AT_ONCE)))
+
+    async def _client(self, left: Any) -> None:
+        connection: Connection | None = None
+        for _ in left:
+            if connection is None or connection.is_closed:
+                connection = await Connection.open(self.port)
+            number = next(self.numbers)
+            if number % FAULT_LASTS == 0:
+                self.simulator.openai.fault = Fault(**self.faults[number // FAULT_LASTS % len(self.faults)])
+            await self._one(connection, number)
+        if connection is not None:
+            await connection.close()
+
+    async def _one(self, connection: Connection, number: int) -> None:
+        dice = self.random.random()
+        mark = f"request-{number:06d}"
+        text = f"please echo {mark}"
+        if dice < 0.05:
+            kind = "no route"
+            answer = await connection.ask("GET", f"/nowhere/{number}")
+            fine = answer.status == 404
+        elif dice < 0.15:
+            self._count("cancelled")
+            await self._cancel(connection, text)
+            return
+        else:
+            kind = "plain" if dice < 0.55 else "stream"
+            is_stream = kind == "stream"
+            may_break_off = False
+            if self.random.random() < self.broken:
+                kind = "failed over, " + kind
+                text += " " + BREAK
+            elif is_stream and self.random.random() < self.cut:
+                may_break_off = True
+                text += f" {CUT} and some words more"
+            body = chat(text, stream=is_stream)
+            answer = await connection.ask("POST", "/v1/chat/completions", body=body)
+            fine = answer.status == 200 and answer.is_whole and answer.body.count(mark.encode()) == 1
+            if is_stream:
+                fine = fine and answer.body.endswith(b"data: [DONE]\n\n")
+            if may_break_off and not fine:
+                kind = "cut"
+                fine = not answer.is_whole and b'"stream_interrupted"' in answer.body
+                fine = fine and b"[DONE]" not in answer.body
+                await connection.close()
+        self._count(kind)
+        if not fine:
+            self.problems.append(f"{kind} {mark}: {answer.status} {answer.body!r} {answer.lines}")
+
+    def _count(self, kind: str) -> None:
+        self.kinds[kind] = self.kinds.get(kind, 0) + 1
+
+    async def _cancel(self, connection: Connection, text: str) -> None:
+        """Leave: before the answer, or in the middle of a stream."""
+        slow = {"x-sim-tokens": "50", "x-sim-delay-ms": "20"}
+        request = chat(text, stream=self.random.random() < 0.7)
+        connection.writer.write(encode("POST", "/v1/chat/completions", slow, request))
+        if b'"stream"' in request and self.random.random() < 0.7:
+            await connection.head()
+            await connection.piece()
+        elif self.random.random() < 0.5:
+            await asyncio.sleep(0.005)
+        connection.abort()
+
+
+class Measured:
+    """What the gateway holds when nothing goes on."""
+
+    def __init__(self, process: Process, admin: httpx.Client) -> None:
+        admin.post("/debug/flush")
+
+        def is_quiet() -> bool:
+            counts = admin.get("/debug/counts").json()
+            connections = counts["node_connections"]
+            return (
+                counts["exchanges"] == 0
+                and counts["client_connections"] == 0
+                and not any(connections.values())
+            )
+
+        wait_until(is_quiet, "every exchange and connection has ended")
+        admin.post("/debug/flush")
+        # Probes come and go: the fewest there are is what is there without them.
+        seen = [admin.get("/debug/counts").json() for _ in range(20)]
+        self.tasks = min(counts["tasks"] for counts in seen)
+        self.timers = min(counts["timers"] for counts in seen)
+        self.files = min(process.open_files() for _ in range(20))
+        self.resident = min(process.resident_bytes() for _ in range(5))
+        self.counts = seen[-1]
+
+    def __repr__(self) -> str:
+        mebibytes = self.resident / 2**20
+        return f"tasks={self.tasks} timers={self.timers} files={self.files} resident={mebibytes:.1f} MiB"
+
+
+@dataclass
+class Soak:
+    """One run: before and after it, and what was resident in between."""
+
+    before: Measured
+    after: Measured
+    load: Load
+    asked: int  # warm-up included
+    errors: str  # what the gateway said on standard error
+    resident: list[tuple[int, int]] = field(default_factory=list)  # (requests so far, bytes), under load
+
+
+def soak(
+    directory: Path,
+    requests: int,
+    *,
+    seed: int,
+    ca_dir: Path,
+    broken: float = 0.12,
+    cut: float = 0.0,
+    samples: int = 1,
+    tell: Callable[[int], None] = lambda done: None,
+) -> Soak:
+    """Play so many mixed requests after a warm-up; ``samples`` times the memory is looked at under load."""
+    config = directory / "gateway.yaml"
+    config.write_text(PATIENT)
+    errors = directory / "errors"
+
+    async def main() -> Soak:
+        async with await start_simulator(ca_dir=ca_dir, keep_requests=10) as simulator:
+            options = {
+                "config": str(config),
+                "connect_to": simulator.connect_to,
+                "ca_file": simulator.ca_file,
+                "env": KEYS,
+                "access_log": str(directory / "access.log"),
+            }
+            # Starting and measuring wait for the gateway, which waits for the providers: in threads.
+            manager = gateway_process(options, errors=errors)
+            process = await asyncio.to_thread(manager.__enter__)
+            try:
+                with httpx.Client(base_url=f"http://127.0.0.1:{process.admin_port}", timeout=30) as admin:
+                    load = Load(simulator, process.port, seed=seed, broken=broken, cut=cut)
+                    await load.run(WARM_UP)
+                    before = await asyncio.to_thread(Measured, process, admin)
+                    resident = []
+                    for sample in range(samples):
+                        await load.run(requests // samples)
+                        resident.append(((sample + 1) * (requests // samples), process.resident_bytes()))
+                        tell(resident[-1][0])
+                    after = await asyncio.to_thread(Measured, process, admin)
+            finally:
+                await asyncio.to_thread(manager.__exit__, None, None, None)
+        asked = WARM_UP + requests // samples * samples
+        return Soak(before, after, load, asked, errors.read_text(), resident)
+
+    return uvloop.run(main())
