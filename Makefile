@@ -4,6 +4,7 @@
 PYTHON ?= python3
 ARGS   ?=
 TESTS  ?= tests
+SCALE  ?= 1
 # How many tests run at a time. 0: one after the other, in this process.
 AT_ONCE ?= $(shell awk 'BEGIN { print ($(JOBS) > 16 ? 16 : $(JOBS)) }')
 
@@ -46,9 +47,10 @@ demo: build
 test: build $(VENV)/.dev
 	@$(BIN)/python -m pytest -q -n $(AT_ONCE) $(TESTS) $(ARGS)
 
-# What takes longer: workers killed twenty times under load, and the like.
+# What takes longer: workers killed twenty times under load, and the like; then 500,000 requests (SCALE=4: 2,000,000).
 soak: build $(VENV)/.dev
 	@$(BIN)/python -m pytest -q -s -m long --timeout 600 $(TESTS) $(ARGS)
+	@PYTHONPATH=tests $(BIN)/python -m chaos --only S01 S02 --scale $(SCALE)
 
 # Ten minutes for each target of inputs nobody would write: ARGS="--seconds 60 --seed 2 --only requests"
 fuzz: build $(VENV)/.dev

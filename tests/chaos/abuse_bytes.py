@@ -30,7 +30,7 @@ START = b"POST " + CHAT.encode() + b" HTTP/1.1\r\nHost: gateway.test\r\n"
 CHUNKED = START + b"Content-Type: application/json\r\nTransfer-Encoding: chunked\r\n\r\n"
 SDK = {  # what a client of a provider's SDK sends
     "host": "gateway.test",
-    "authorization": "Bearer sk-0123456789abcdef0123456789abcdef",
+    "authorization": "Bearer " + "k" * 164,
     "user-agent": "OpenAI/Python 2.8.1",
     "accept": "application/json",
     "accept-encoding": "gzip, deflate",
@@ -90,13 +90,15 @@ def kinds(scale: float) -> list[Kind]:
     unfinished = {"lines", "one line"}
     rounds = max(1, int(10 * scale))
     some = max(512, int(8 * KIB * scale))
+    crowd = min(64, max(8, int(64 * scale)))  # enough of them that each byte is read apart
+    some_more = min(16, max(2, int(32 * scale)))
     found = []
     for name, data in zoo.items():
         is_answered = name not in unfinished
         found.append(Kind(name, data, rounds=rounds, is_answered=is_answered))
-        found.append(Kind(f"{name} by 16", data, 16, rounds=1, is_answered=is_answered))
-        found.append(Kind(f"{name} by 1", data[:some], 1, at_once=64, is_answered=False))
-    found.append(Kind("ordinary by 1", ordinary(), 1, at_once=64, rounds=rounds))
+        found.append(Kind(f"{name} by 16", data, 16, at_once=some_more, is_answered=is_answered))
+        found.append(Kind(f"{name} by 1", data[:some], 1, at_once=crowd, is_answered=False))
+    found.append(Kind("ordinary by 1", ordinary(), 1, at_once=crowd, rounds=rounds))
     return found
 
 

@@ -30,13 +30,13 @@ IN_PROGRESS = (errno.EINPROGRESS, errno.EAGAIN)
 
 
 class Slow:
-    """One connection, when it was opened, and how much it has sent."""
+    """One connection, and how much it has sent."""
 
-    __slots__ = ("opened_at", "sent", "sock")
+    __slots__ = ("began_at", "sent", "sock")
 
     def __init__(self, sock: socket.socket, now: float) -> None:
         self.sock = sock
-        self.opened_at = now
+        self.began_at = now  # with its head
         self.sent = 0
 
 
@@ -111,6 +111,8 @@ class SlowHeads:
             except OSError:
                 continue  # thrown out: the poll says so too
             slow.sent += 1
+            if slow.sent == 1:
+                slow.began_at = now
             self.due.append((now + self.interval_s, slow))
         while self.closing and self.closing[0][0] <= now:
             self.closing.popleft()[1].sock.close()
@@ -126,7 +128,7 @@ class SlowHeads:
             return
         except OSError:
             pass
-        self.lived.append(now - slow.opened_at)
+        self.lived.append(now - slow.began_at)
         self.poll.unregister(fd)
         del self.open[fd]
         self.closing.append((now + STAYS_S, slow))
@@ -140,7 +142,7 @@ class SlowHeads:
             "ended": len(self.lived),
             "answered": self.answered,
             "longest_s": max(self.lived, default=0.0),
-            "oldest_s": max((now - slow.opened_at for slow in self.open.values()), default=0.0),
+            "oldest_s": max((now - slow.began_at for slow in self.open.values()), default=0.0),
         }
 
 
@@ -197,7 +199,7 @@ def main() -> None:
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     # An attacker has a machine of its own: here it gets what the others leave.
     os.sched_setscheduler(0, os.SCHED_OTHER, os.sched_param(0))
-    os.nice(10)
+    os.nice(5)
     attack = SlowHeads(**json.loads(sys.argv[1]))
     attack.run()
     print(json.dumps(attack.figures()), flush=True)

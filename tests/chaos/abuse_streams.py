@@ -164,6 +164,7 @@ class Reading(asyncio.Protocol):
         self.pause_s = pause_s  # nothing is read for so long after the first bytes
         self.parser = httptools.HttpResponseParser(self)
         self.ended: asyncio.Future[tuple[str, int]] = asyncio.get_running_loop().create_future()
+        self.closed = asyncio.Event()
 
     def connection_made(self, transport: Any) -> None:
         self.transport = transport
@@ -193,6 +194,7 @@ class Reading(asyncio.Protocol):
             self.ended.set_exception(AssertionError(f"status {self.parser.get_status_code()}"))
 
     def connection_lost(self, error: Exception | None) -> None:
+        self.closed.set()
         if not self.ended.done():
             self.ended.set_exception(ConnectionError("the stream broke off"))
 
@@ -244,6 +246,7 @@ async def stream_through(pieces: list[Pieces], *, pause_s: float = 0.0, at_once:
             cpu_s = (running.cpu_ns() - used) / 1e9
             for client in clients:
                 client.transport.abort()
+                await client.closed.wait()
     left = list(provider.sent)
     exact = 0
     for one in got:
