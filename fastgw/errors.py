@@ -225,6 +225,14 @@ class DeadlineExceeded(FastgwError):
     code = "upstream_timeout"
 
 
+class Overloaded(FastgwError):
+    """The gateway is short of memory; it can be asked again in a moment."""
+
+    status = 503
+    code = "overloaded"
+    kind = "service_unavailable_error"
+
+
 class Draining(FastgwError):
     """The gateway is shutting down."""
 

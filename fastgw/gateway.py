@@ -21,10 +21,11 @@ from typing import Any
 from .access_log import AccessLog, Entry
 from .balancing.retry import RetryBudget
 from .config.model import Config, ProcessConfig, Profile
-from .errors import FastgwError
+from .errors import FastgwError, Overloaded
 from .generation import Builder, Generation
 from .llm.body import scan
 from .llm.usage import Usage
+from .memory import MemoryLimit, Pressure
 from .metrics import Recorder
 from .proxy.answering import Answering
 from .proxy.exchanges import Exchanges
@@ -38,6 +39,8 @@ from .wire.resolver import Resolver
 
 logger = logging.getLogger("fastgw.gateway")
 
+MEMORY_S = 0.25  # between two looks at how much memory is taken
+EVICTED_AT_ONCE = 50  # idle connections, in one of these looks
 ELECTION_S = 0.5  # between two attempts of a worker to become the one that probes
 
 
@@ -115,6 +118,8 @@ class Gateway:
         self._background: set[asyncio.Task[None]] = set()
         self._retired_pools: list[Pool] = []
         self._count_due = 0.0
+        self.memory = MemoryLimit(process.memory_limit)
+        self._memory_due = 0.0
 
     # --- Life ---------------------------------------------------------------------------------
 
@@ -191,7 +196,36 @@ class Gateway:
         if now >= self._count_due:  # for the other workers' scrapes; one of our own looks itself
             self._count_due = now + 1.0
             self.count_connections()
+        if now >= self._memory_due:
+            self._memory_due = now + MEMORY_S
+            self._mind_memory(now)
         return is_done
+
+    def _mind_memory(self, now: float) -> None:
+        """Near the limit: no new requests, nothing kept that is idle; at it, fewer streams."""
+        assert self.dispatcher is not None and self.listener is not None
+        before = self.memory.pressure
+        pressure = self.memory.look(now)
+        if pressure != before:
+            self._say_pressure(pressure)
+            self.recorder.set_overloaded(pressure != Pressure.NONE)
+        # With no request under way there is none whose end could make room: refusing would not help.
+        is_refusing = pressure != Pressure.NONE and bool(self.exchanges.live)
+        self.dispatcher.refusal = Overloaded() if is_refusing else None
+        if pressure != Pressure.NONE:
+            self.flush_pools()
+            for _ in range(EVICTED_AT_ONCE):
+                if not self.listener.evict_idle(now):
+                    break
+        if pressure == Pressure.CRITICAL and (ended := self.exchanges.shed()):
+            logger.error("short of memory: ended the %d slowest answers", ended)
+
+    def _say_pressure(self, pressure: Pressure) -> None:
+        taken, limit = self.memory.resident_bytes >> 20, self.memory.limit >> 20
+        if pressure == Pressure.NONE:
+            logger.warning("new requests are taken again: %d of %d MiB of memory are taken", taken, limit)
+        else:
+            logger.warning("new requests are refused: %d of %d MiB of memory are taken", taken, limit)
 
     def count_connections(self) -> None:
         """Bring this process's part of the gauges up to date."""
@@ -336,6 +370,7 @@ class Gateway:
         self.exchanges.hold_body_bytes = process.hold_body_bytes
         self.exchanges.hold_total_bytes = process.hold_total_bytes
         self.exchanges.max_body_bytes = process.max_body_bytes
+        self.memory.limit = process.memory_limit
         if process.retry_budget_percent != old.config.process.retry_budget_percent:
             self.exchanges.budget = retry_budget(process)
         self._follow_names(generation)
@@ -472,6 +507,7 @@ class Gateway:
             "node_connections_opened": sum(pool.opened for pool in pools),
             "node_connections_reused": sum(pool.reused for pool in pools),
             "held_bytes": self.exchanges.held_bytes,
+            "memory_pressure": int(self.memory.pressure),
             "requests": self.exchanges.started,
             "answered_without_exchange": self.answered,
             "retries": self.exchanges.retries,

@@ -58,6 +58,7 @@ cdef class Recorder:
     cdef int _resumed
     cdef int _budget_exhausted
     cdef int _reload_failed
+    cdef int _overloaded
     cdef list _gone
     cdef list _connections
 

@@ -191,6 +191,11 @@ CONNECTIONS = Family(
     "Open connections to clients (busy: with a request under way) and to nodes.",
     ("side", "state"),
 )
+OVERLOADED = Family(
+    "fastgw_overloaded_workers",
+    _GAUGE,
+    "Workers that are near their memory_limit and refuse new requests.",
+)
 REFUSED_SERIES = Family(
     "fastgw_metrics_refused_series_total",
     _COUNTER,
@@ -264,6 +269,7 @@ COUNTED = (
     ACCOUNT_CHECKS,
     MODEL_MISSING,
     CONNECTIONS,
+    OVERLOADED,
     REFUSED_SERIES,
 )
 READ = (
@@ -383,6 +389,7 @@ class Recorder:
         self._resumed = self._slot(RESUMED)
         self._budget_exhausted = self._slot(BUDGET_EXHAUSTED)
         self._reload_failed = self._slot(RELOAD_FAILED)
+        self._overloaded = self._slot(OVERLOADED)
         self._gone = [self._slot(DISCONNECTS, phase) for phase in PHASES]
         self._connections = [self._slot(CONNECTIONS, *labels) for labels in CONNECTION_STATES]
 
@@ -639,6 +646,10 @@ class Recorder:
         figures = (requests, max(0, clients - requests), busy, idle, dialling)
         for slot, figure in zip(self._connections, figures, strict=True):
             self.metrics.set(slot, figure)
+
+    def set_overloaded(self, is_overloaded: bool) -> None:
+        """Say whether this process refuses new requests for want of memory."""
+        self.metrics.set(self._overloaded, int(is_overloaded))
 
     def set_reload(self, succeeded: bool) -> None:
         """Say how this process's last reload went."""

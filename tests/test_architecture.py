@@ -13,7 +13,7 @@ LAYERS = [  # top to bottom; names on one line never import each other
     {"admin"},
     {"gateway"},
     {"generation"},
-    {"server", "supervisor", "config", "metrics", "access_log", "simulator"},
+    {"server", "supervisor", "config", "metrics", "access_log", "simulator", "memory"},
     {"shared_state"},
     {"plugins"},
     {"proxy"},

@@ -297,6 +297,7 @@ class ProcessConfig:
     max_line_bytes: int = 16 * 1024
     max_head_bytes: int = 32 * 1024
     max_fields: int = 100
+    memory_limit: int = 0  # bytes of one worker; 0: no limit
     max_connections: int = 10_000
     max_connections_per_client: int = 0  # 0: no limit
     head_timeout_s: float = 10.0

@@ -604,6 +604,9 @@ _PROCESS = _object(
         "max_line_bytes": _bytes("longer request lines get 414", 16 * 2**10),
         "max_head_bytes": _bytes("larger request heads get 431", 32 * 2**10),
         "max_fields": _integer(8, 10_000, "header fields of a request", default=100),
+        "memory_limit": _integer(
+            0, 2**50, "bytes one worker may take: from 80 % on new requests get 503; 0: no limit", default=0
+        ),
         "max_connections": _integer(1, 10_000_000, "client connections at a time", default=10_000),
         "max_connections_per_client": _integer(
             0, 10_000_000, "of one client address at a time; 0: no limit", default=0

@@ -109,6 +109,8 @@ cdef class Answering(ExchangeEvents):
     cdef _tick_relaying(self, double now)
     cpdef on_tick(self, double now)
     cpdef on_shutdown(self)
+    cpdef on_overload(self)
+    cdef _stop(self, error)
     cdef _give_up(self, double now)
     cdef _misfit_error(self, double wait)
     cdef double _next_recovery(self, Upstream upstream, double now) except? -1

@@ -22,6 +22,7 @@ from ..errors import (
     NodeTimeout,
     NoNodeAvailable,
     NoNodeFits,
+    Overloaded,
 )
 from ..llm.adapter import Rendering
 from ..llm.body import BodyFacts
@@ -147,6 +148,10 @@ class Answering(ExchangeEvents):
 
     def __repr__(self) -> str:
         return f"<Exchange {Phase(self.phase).name.lower()} attempts={self.attempts}>"
+
+    def is_relaying(self) -> bool:
+        """Does its client get the answer already?"""
+        return self.phase == _RELAYING
 
     # --- The attempt's record ------------------------------------------------------------------
 
@@ -297,6 +302,8 @@ class Answering(ExchangeEvents):
             code = "deadline_exceeded"
         elif isinstance(error, Draining):
             code = "shutting_down"
+        elif isinstance(error, Overloaded):
+            code = "overloaded"
         else:
             code = "stream_interrupted"
         self._interrupt(code, now)
@@ -358,14 +365,24 @@ class Answering(ExchangeEvents):
 
     def on_shutdown(self) -> None:
         """The drain is over."""
+        self._stop(Draining())
+
+    def on_overload(self) -> None:
+        """What this exchange holds is needed for others."""
+        self._stop(Overloaded())
+        if self.client.is_paused:
+            self.client.abort()  # it would take for ever to read that, and hold on to all before it
+
+    def _stop(self, error: FastgwError) -> None:
+        """End it through nobody's fault, honestly."""
         now = monotonic()
         if self.phase == _DONE:
             return
         if self.phase == _RELAYING:
-            self._interrupted(Draining(), now)
+            self._interrupted(error, now)
         else:
             self._end_attempt_ignored(now)
-            self._answer_error(Draining())
+            self._answer_error(error)
 
     # --- The end ------------------------------------------------------------------------------
 

@@ -10,7 +10,7 @@ from math import ceil
 
 import orjson
 
-from ..errors import FastgwError, NoNodeAvailable
+from ..errors import FastgwError, NoNodeAvailable, Overloaded
 from ..llm.outcome import Outcome, Verdict
 from ..wire.head import field_block
 
@@ -45,6 +45,7 @@ INTERRUPTIONS = {
     "stream_interrupted": "The provider's answer broke off.",
     "deadline_exceeded": "The request's time is over.",
     "shutting_down": "The gateway is shutting down.",
+    "overloaded": "The gateway is short of memory, and ends the slowest answers.",
     "request_too_large": "The request body is too large.",
 }
 # Refusals that are the request's own: no other attempt, now or later, would end otherwise.
@@ -98,6 +99,8 @@ def fields_for(error: FastgwError) -> list[tuple[bytes, bytes]]:
     """The header fields that belong to an error."""
     if isinstance(error, NoNodeAvailable):
         return [(b"retry-after", retry_after(error.retry_after))]
+    if isinstance(error, Overloaded):
+        return retry_fields(1.0, 0)
     return []
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable
+from math import ceil, inf
 from typing import TYPE_CHECKING
 
 from .._core import Node
@@ -86,6 +87,19 @@ class Exchanges:
             if not node.is_dead():
                 del self.dead_nodes[node]
                 logger.warning("node %s takes requests again: %s is over", node.name, reason)
+
+    def shed(self) -> int:
+        """End the slowest streams, a twentieth of them; returns how many.
+
+        Slowest are those whose clients do not take what they asked for, for the longest time first:
+        what waits for them is what fills the memory. Then those that have been silent for longest.
+        """
+        streams = [exchange for exchange in self.live if exchange.is_relaying()]
+        streams.sort(key=lambda exchange: (exchange.client_stalled_at or inf, exchange.last_byte_at))
+        slowest = streams[: ceil(len(streams) / 20)]
+        for exchange in slowest:
+            exchange.on_overload()
+        return len(slowest)
 
     def interrupt_all(self) -> None:
         """The drain is over: end what is left, honestly."""

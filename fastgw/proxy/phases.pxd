@@ -13,7 +13,7 @@ cdef class Dispatcher:
     cdef public RouteTable table
     cdef public object on_answered
     cdef public bint errors_like_apisix
-    cdef public bint is_draining
+    cdef public object refusal
     cdef long long _requests
     cdef bytes _id_prefix
     cdef object __weakref__

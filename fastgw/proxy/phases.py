@@ -92,6 +92,7 @@ class Dispatcher:
         self.table = table
         self.on_answered = on_answered
         self.errors_like_apisix = errors_like_apisix
+        self.refusal: FastgwError | None = None  # what every request is refused with, for now
         self._requests = 0
         self._id_prefix = os.urandom(8).hex().encode() + b"-"
 
@@ -109,6 +110,9 @@ class Dispatcher:
                 self._answer_error(connection, head, request_id, "", NoRoute())
             return None
         plan: RoutePlan = route.plan
+        if self.refusal is not None:
+            self._answer_error(connection, head, request_id, plan.name, self.refusal)
+            return None
         if head.content_length > self.exchanges.max_body_bytes:
             error = ClientError("the request body is too large")
             error.status, error.code = 413, "request_too_large"

@@ -36,6 +36,7 @@ cdef class Listener:
 
     @cython.locals(room=double, wait_s=double, connection=ClientConnection)
     cpdef bint evict(self, double now, bint spares_idle=*) except -1
+    cpdef bint evict_idle(self, double now) except -1
     @cython.locals(deadline=double, connection=ClientConnection, is_idle=bint)
     cdef bint _evict_idle(self, double now, double latest) except -1
     @cython.locals(ending=list, connection=ClientConnection)

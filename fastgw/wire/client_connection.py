@@ -124,6 +124,10 @@ class Listener:
         connection.evict()
         return True
 
+    def evict_idle(self, now: float) -> bool:
+        """Close the connection that has been idle between requests for longest; False: none is."""
+        return self._evict_idle(now, 1e18)
+
     def _evict_idle(self, now: float, latest: float) -> bool:
         """Close the one that has been idle for longest, unless its deadline is after ``latest``."""
         if not self._idle and now - self._sorted_at >= SORT_S:

@@ -11,6 +11,7 @@ import pytest
 from exchange_bench import Answer as Got
 from fake_transport import FakeTransport
 
+from fastgw.errors import Overloaded
 from fastgw.proxy.exchanges import Exchanges
 from fastgw.proxy.phases import Answer, ClientRequest, Dispatcher
 from fastgw.proxy.plan import RoutePlan
@@ -94,6 +95,18 @@ def test_a_malformed_request_is_answered_and_logged() -> None:
     got = bench.ask("GET / HTTP/1.1\r\n")
     assert got.status == 400 and got.fields["connection"] == "close"
     assert bench.answered == [("", 400, "bad_request")]
+
+
+def test_a_gateway_that_takes_nothing_for_now_says_so() -> None:
+    bench = Bench()
+    bench.dispatcher.refusal = Overloaded()
+    got = bench.ask(HEAD)
+    assert (got.status, got.error["code"]) == (503, "overloaded")
+    assert (got.fields["retry-after"], got.fields["x-should-retry"]) == ("1", "true")
+    assert bench.exchanges.started == 0
+    bench.dispatcher.refusal = None
+    bench.ask(HEAD)
+    assert bench.exchanges.started == 1
 
 
 # --- The body is asked for --------------------------------------------------------------------
