@@ -188,6 +188,16 @@ class Tunnel(ExchangeEvents):
         """The drain is over."""
         self._close("shutting_down", monotonic())
 
+    def on_overload(self) -> None:
+        """What waits here fills the memory that others need."""
+        if self.client.is_paused:
+            self.client.abort()
+        self._close("overloaded", monotonic())
+
+    def is_relaying(self) -> bool:
+        """Is it one of those that can be ended to make room?"""
+        return True
+
     def _close(self, code: str, now: float) -> None:
         """Close both sides; what is on its way to them still arrives. ``code``: why, if nobody wanted it."""
         if not self.is_open:

@@ -297,3 +297,11 @@ def test_the_end_of_a_drain_closes_both_sides(bench: TunnelBench) -> None:
     assert bench.live[-1].note == "shutting_down"
     assert (bench.transport.calls, node.transport.calls) == (["close"], ["close"])
     bench.check_end()
+
+
+def test_want_of_memory_closes_a_tunnel(bench: TunnelBench) -> None:
+    node = bench.opened()
+    assert bench.exchanges.shed() == 1
+    assert bench.live[-1].note == "overloaded"
+    assert (bench.transport.calls, node.transport.calls) == (["close"], ["close"])
+    bench.check_end()
