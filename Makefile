@@ -54,7 +54,7 @@ soak: build $(VENV)/.dev
 fuzz: build $(VENV)/.dev
 	@PYTHONPATH=tests $(BIN)/python -m fuzz $(ARGS)
 
-# Twelve deliberate breakages of the code, each of which the tests must notice. In copies: nothing here changes.
+# Deliberate breakages of the code, each of which the tests must notice. In copies: nothing here changes.
 mutants: build $(VENV)/.dev
 	@PYTHONPATH=tests $(BIN)/python -m mutants $(ARGS)
 
