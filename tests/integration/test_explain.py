@@ -12,6 +12,7 @@ from click.testing import CliRunner
 from rig import CONFIG, DEEPSEEK, MESSAGES, OPENAI, FaultKind, Rig, running
 
 from fastgw.cli import main
+from fastgw.secret import Secret
 
 CHAT = "/v1/chat/completions"
 QUIET = CONFIG[: CONFIG.index("      checks:")]  # without probes
@@ -149,7 +150,7 @@ def test_a_question_that_is_none_is_refused(rig: Rig, asked: dict[str, str], say
 def test_the_admin_token_is_asked_for(ca_dir: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     token = "a-token-of-enough-letters"
     with running(ca_dir, QUIET) as rig:
-        rig.call(lambda: setattr(rig.admin, "token", token.encode()))
+        rig.call(lambda: setattr(rig.admin, "token", Secret(token)))
         arguments = ["explain", "POST", CHAT, "--url", rig.admin_url]
         monkeypatch.delenv("FASTGW_ADMIN_TOKEN", raising=False)
         refused = CliRunner().invoke(main, arguments)
