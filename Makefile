@@ -58,7 +58,7 @@ fuzz: build $(VENV)/.dev
 chaos: build $(VENV)/.dev
 	@PYTHONPATH=tests $(BIN)/python -m chaos $(ARGS)
 
-# Twelve deliberate breakages of the code, each of which the tests must notice. In copies: nothing here changes.
+# Deliberate breakages of the code, each of which the tests must notice. In copies: nothing here changes.
 mutants: build $(VENV)/.dev
 	@PYTHONPATH=tests $(BIN)/python -m mutants $(ARGS)
 

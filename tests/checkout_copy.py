@@ -50,7 +50,7 @@ def copy_checkout(to: Path, *, with_built: bool) -> None:
 
 def apply_patch(patch: Path, root: Path, *options: str) -> str:
     """Apply a patch to the files below ``root``; returns what is wrong with it, "" if nothing is."""
-    command = ["git", "apply", *options, str(patch)]
+    command = ["git", "apply", "-C1", *options, str(patch)]  # what stands around may change
     # Without a .git below it, a copy is no part of a repository that it may lie in.
     env = {**os.environ, "GIT_CEILING_DIRECTORIES": str(root.parent)}
     done = subprocess.run(command, cwd=root, env=env, capture_output=True, text=True)

@@ -231,7 +231,7 @@ class Requests(Target):
             # (Host is the node's, and we are who is expected to say 100.)
             kept = without(theirs.passed_on(), b"host", b"expect")
             expect(
-                kept == without(ours.fields, b"host", *FRAMING), "not the client's fields", data, kept, ours
+                kept == without(ours.fields, b"host", *FRAMING), "other fields are sent on", data, kept, ours
             )
         if len(sent) > len(passed):
             is_refused = len(verdict.statuses) == len(passed) + 1 and verdict.statuses[-1] >= 400

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from conformance import harness
 from fuzz.mutation import HTTP_TOKENS, Mutator
-from fuzz.targets import TARGETS, Disagreement, Requests, Target
+from fuzz.targets import TARGETS, Answers, Disagreement, Requests, Target
 
 INPUTS = {"requests": 2500, "answers": 2500, "events": 2000, "streams": 400, "configurations": 120}
 
@@ -48,4 +48,50 @@ def test_a_byte_too_many_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(harness, "TO_NODE", _Leaky(harness.TO_NODE))
     target = Requests(0)
     with pytest.raises(Disagreement):
+        many_steps(target, 200)
+
+
+class _Careless:
+    """Passes on a field that is for one hop only: a whole message, and the same one to every reader."""
+
+    def __init__(self, template: Any) -> None:
+        self.template = template
+
+    def render(self, *args: Any) -> bytes:
+        return bytes(self.template.render(*args)).replace(b"\r\n", b"\r\nkeep-alive: timeout=5\r\n", 1)
+
+
+def test_a_field_too_many_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(harness, "TO_NODE", _Careless(harness.TO_NODE))
+    target = Requests(0)
+    with pytest.raises(Disagreement, match="other fields are sent on"):
+        many_steps(target, 200)
+
+
+def test_a_request_that_is_swallowed_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    read = harness.read_requests
+
+    def forgetful(*args: Any, **options: Any) -> harness.RequestVerdict:
+        verdict = read(*args, **options)
+        verdict.statuses.pop() if verdict.node else None
+        verdict.node[-1:] = []
+        return verdict
+
+    monkeypatch.setattr(harness, "read_requests", forgetful)
+    target = Requests(0)
+    with pytest.raises(Disagreement, match="swallowed"):
+        many_steps(target, 200)
+
+
+def test_an_answer_on_a_connection_that_is_kept_too_long_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    read = harness.read_answer
+
+    def trusting(*args: Any, **options: Any) -> harness.AnswerVerdict:
+        verdict = read(*args, **options)
+        verdict.is_pooled = verdict.client is not None
+        return verdict
+
+    monkeypatch.setattr(harness, "read_answer", trusting)
+    target = Answers(0)
+    with pytest.raises(Disagreement, match="pooled"):
         many_steps(target, 200)

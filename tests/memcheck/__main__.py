@@ -78,10 +78,7 @@ def prove(reports: Path) -> str:
     """Whether a write behind an array is found; "" if it is."""
     with TemporaryDirectory(prefix="fastgw-memcheck-") as directory:
         root = Path(directory)
-        copy_checkout(root, with_built=False)
-        for path in COPY.glob("fastgw/**/*"):
-            if path.suffix in (".so", ".c"):
-                shutil.copy2(path, root / path.relative_to(COPY))
+        shutil.copytree(COPY, root, dirs_exist_ok=True)
         if problem := apply_patch(PROOF, root) or build(root, FASTGW_SANITIZERS=SANITIZERS):
             return problem
         done = pytest(root, reports, PROOF_TEST, limit_s=600)
