@@ -163,9 +163,9 @@ class Upstream:
         return attempt
 
     def has_another(self, now: float, tried: Tried) -> bool:
-        """Would ``start_attempt`` begin one now?"""
+        """Would ``start_attempt`` begin one now, on a node that is not out itself?"""
         attempt = self.start_attempt(now, tried.copy())
-        return attempt is not None and attempt.ignored(now)
+        return attempt is not None and attempt.ignored(now) and attempt.kind == _NORMAL
 
     def start_for(
         self, now: float, tried: Tried, models: tuple[str, ...], scopes: tuple[bytes, ...], insists: bool

@@ -29,6 +29,7 @@ from exchange_bench import (
     response,
 )
 
+from fastgw._core import Cause
 from fastgw.balancing.deadlines import Deadlines
 from fastgw.errors import ConnectFailed, ConnectTimeout, TlsFailed
 from fastgw.proxy.exchange import JOIN_BYTES
@@ -871,12 +872,15 @@ def test_a_node_found_out_by_others_is_left_at_once(make: Make) -> None:
     bench.check_end()
 
 
-@pytest.mark.parametrize("count", [1, 2])
-def test_a_node_found_out_by_others_is_waited_for_where_no_other_may_be_tried(make: Make, count: int) -> None:
-    bench = make(count)
-    for node in bench.nodes[1:]:
-        node.kill(bench.clock.now + 1.0)
+@pytest.mark.parametrize("others", ["none", "dead", "ejected", "on trial"])
+def test_a_node_found_out_by_others_is_waited_for_where_no_other_is_well(make: Make, others: str) -> None:
+    bench = make(1 if others == "none" else 2)
     bench.ask()
+    for node in bench.nodes[1:]:
+        if others == "dead":
+            node.kill(bench.clock.now + 1.0)
+        else:
+            node.eject(bench.clock.now + (1.0 if others == "ejected" else 0.0), Cause.PASSIVE)
     only = bench.connect()
     other = bench.upstream.start_attempt(bench.clock.now)
     assert other is not None
