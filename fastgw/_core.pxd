@@ -84,6 +84,7 @@ cdef class Selector:
 
     cpdef Node pick(self, double now, Tried tried=*)
     cpdef bint pick_into(self, Pick pick, double now, Tried tried=*) except -1
+    cpdef bint awaits_verdict(self, double now, Tried tried=*) except -1
     cpdef double next_recovery(self, double now) noexcept
     cdef int choose(self, double now, const uint64_t *tried, bint is_first) noexcept nogil
     cdef int choose_without(self, double now, const uint64_t *tried) noexcept nogil
@@ -105,5 +106,8 @@ cdef class Selector:
     cdef void begin_later(self, int first, int end) noexcept nogil
     cdef int richest(self, int first, int end, bint has_weight, bint is_main) noexcept nogil
     cdef int choose_in_panic(self, double now, const uint64_t *tried) noexcept nogil
+    cdef bint is_for_panic(
+        self, place_t *place, double now, const uint64_t *tried, bint takes_cooling
+    ) noexcept nogil
     cdef int take(self, int index, int kind, double now) noexcept nogil
     cdef bint take_limited(self, place_t *place, int kind) noexcept nogil

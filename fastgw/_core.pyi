@@ -97,5 +97,7 @@ class Selector:
         """The next node, or None; end it with ``node.release(picked_kind, picked_lease)``."""
     def pick_into(self, pick: Pick, now: float, tried: Tried | None = None) -> bool:
         """As ``pick``, kept in a new Pick and added to ``tried``; False: nothing may be picked."""
+    def awaits_verdict(self, now: float, tried: Tried | None = None) -> bool:
+        """Is it only the requests that try it already which keep a further one off a node that is out?"""
     def next_recovery(self, now: float) -> float:
         """When the first node is expected back; ``now`` if one is available. Panic does not count."""

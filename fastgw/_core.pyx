@@ -341,6 +341,23 @@ cdef class Selector:
             tried.add(position)
         return True
 
+    cpdef bint awaits_verdict(self, double now, Tried tried=None) except -1:
+        """Is it only the requests that try it already which keep a further one off a node that is out?"""
+        cdef const uint64_t *bits = NULL
+        cdef place_t *place
+        cdef int i
+        if self.panics_for_all:
+            return False
+        if tried is not None:
+            bits = tried.bits
+        for i in range(len(self.nodes)):
+            place = &self.places[i]
+            if panic_in_flight_of(place.node) >= self.panic_in_flight and (
+                self.is_for_panic(place, now, bits, False) or self.is_for_panic(place, now, bits, True)
+            ):
+                return True
+        return False
+
     cpdef double next_recovery(self, double now) noexcept:
         """When the first node is expected back; ``now`` if one is available. Panic does not count."""
         cdef double earliest = now + UNKNOWN_RECOVERY_S
@@ -643,11 +660,10 @@ cdef class Selector:
         """All nodes are out: the place to try nevertheless, or -1."""
         cdef place_t *place
         cdef const node_t *c
-        cdef int i, tier, standing, first, under_way
+        cdef int i, tier, first, under_way
         cdef int64_t rank
         cdef int64_t best_rank = 0
         cdef int best = -1
-        cdef double dead_until
         cdef bint takes_cooling
         for takes_cooling in range(2):
             first = 0
@@ -655,20 +671,10 @@ cdef class Selector:
                 for i in range(first, self.tier_ends[tier]):
                     place = &self.places[i]
                     c = place.node
-                    standing = standing_of(c, now, self.trials)
-                    # A dead one waits for its trial; an open one is left out for another reason. One whose
-                    # trial did not come to ask for the key is no more than ejected.
-                    dead_until = load_f64(&c.dead_until)
-                    if standing < ON_TRIAL or now < dead_until:
-                        continue
-                    if standing == ON_TRIAL and dead_until != 0.0:
-                        continue
-                    if (standing == COOLING) != takes_cooling:
-                        continue
-                    if tried != NULL and (tried[place.position >> 6] >> (place.position & 63) & 1):
+                    if not self.is_for_panic(place, now, tried, takes_cooling):
                         continue
                     under_way = panic_in_flight_of(c)
-                    if is_full(c) or under_way >= self.panic_in_flight or now < load_f64(&c.panic_after):
+                    if under_way >= self.panic_in_flight:
                         continue
                     # One of weight 0 only if there is no other; then the one with the fewest.
                     rank = <int64_t>under_way + (0 if place.weight else self.panic_in_flight)
@@ -679,6 +685,25 @@ cdef class Selector:
                     return best
                 first = self.tier_ends[tier]
         return -1
+
+    cdef bint is_for_panic(
+        self, place_t *place, double now, const uint64_t *tried, bint takes_cooling
+    ) noexcept nogil:
+        """May a node that is out be tried nevertheless, but for how many try it already?"""
+        cdef const node_t *c = place.node
+        cdef int standing = standing_of(c, now, self.trials)
+        # A dead one waits for its trial; an open one is left out for another reason. One whose
+        # trial did not come to ask for the key is no more than ejected.
+        cdef double dead_until = load_f64(&c.dead_until)
+        if standing < ON_TRIAL or now < dead_until:
+            return False
+        if standing == ON_TRIAL and dead_until != 0.0:
+            return False
+        if (standing == COOLING) != takes_cooling:
+            return False
+        if tried != NULL and (tried[place.position >> 6] >> (place.position & 63) & 1):
+            return False
+        return not is_full(c) and now >= load_f64(&c.panic_after)
 
     cdef int take(self, int index, int kind, double now) noexcept nogil:
         """Enter the pick in the node's record and in ``picked_*``; returns its position, or LOST."""

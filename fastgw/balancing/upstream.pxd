@@ -55,6 +55,7 @@ cdef class Upstream:
     @cython.locals(node=Node, position=int)
     cpdef object skip_failing(self, double now, Tried tried)
     cpdef bint is_failing(self, Node node, double now) except -1
+    cpdef bint awaits_verdict(self, double now, Tried tried) except -1
     cpdef double next_recovery(self, double now)
 
     @cython.locals(earliest=double, at=double, end=double, position=int)

@@ -167,6 +167,10 @@ class Upstream:
         attempt = self.start_attempt(now, tried.copy())
         return attempt is not None and attempt.ignored(now) and attempt.kind == _NORMAL
 
+    def awaits_verdict(self, now: float, tried: Tried | None) -> bool:
+        """Could ``start_attempt`` begin one if requests under way had found out how a node is?"""
+        return self._selector.awaits_verdict(now, tried)
+
     def start_for(
         self, now: float, tried: Tried, models: tuple[str, ...], scopes: tuple[bytes, ...], insists: bool
     ) -> Attempt | None:

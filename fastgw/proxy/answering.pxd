@@ -44,6 +44,7 @@ cdef class Answering(ExchangeEvents):
     cdef public bint is_fresh_retry
     cdef public double attempt_started
     cdef public double sent_at
+    cdef public double verdict_by
     cdef public double share_deadline
     cdef public double phase_deadline
     cdef public double total_deadline
@@ -105,12 +106,15 @@ cdef class Answering(ExchangeEvents):
     cdef _end_attempt_by(self, str code, double now)
     @cython.locals(relay=Relay, event=bytes)
     cdef _end_broken(self, str code)
+    cpdef bint takes_switch(self, head) except -1
+    cdef _open_tunnel(self, bytes first, double now)
     @cython.locals(plan=RoutePlan, relay=Relay)
     cdef _tick_relaying(self, double now)
     cpdef on_tick(self, double now)
     cpdef on_shutdown(self)
     cpdef on_overload(self)
     cdef _stop(self, error)
+    cdef bint _awaits_verdict(self, Upstream upstream, double now) except -1
     cdef _give_up(self, double now)
     cdef _misfit_error(self, double wait)
     cdef double _next_recovery(self, Upstream upstream, double now) except? -1
@@ -124,5 +128,5 @@ cdef class Answering(ExchangeEvents):
     cdef _finished(self)
 
 
-cdef int _READING, _RELAYING, _DONE
+cdef int _READING, _CONNECTING, _RELAYING, _DONE
 cdef int _NO_BODY, _UNTIL_CLOSE

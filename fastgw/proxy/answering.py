@@ -37,6 +37,9 @@ from .held_body import HeldBody
 from .plan import NodeLink, RoutePlan
 from .relay import Relay
 from .resumption import Resumption
+from .tunnel import Tunnel, agrees
+
+VERDICT_S = 0.25  # a request waits for the verdict of others, where every node is out
 
 # How an interruption counts against the node; others are not its fault.
 NODES_FAULT = {
@@ -60,7 +63,8 @@ class Phase(IntEnum):
     DONE = 6
 
 
-_READING, _RELAYING, _DONE = int(Phase.READING), int(Phase.RELAYING), int(Phase.DONE)
+_READING, _CONNECTING = int(Phase.READING), int(Phase.CONNECTING)
+_RELAYING, _DONE = int(Phase.RELAYING), int(Phase.DONE)
 
 
 def _interruption(code: str) -> bytes:
@@ -113,6 +117,7 @@ class Answering(ExchangeEvents):
         self.is_fresh_retry = False
         self.attempt_started = 0.0
         self.sent_at = 0.0
+        self.verdict_by = 0.0  # until then it waits for what trials under way find out
         self.share_deadline = 0.0  # of the attempt, by its share of the time left
         self.phase_deadline = 0.0
         self.total_deadline = now + plan.total_s
@@ -275,6 +280,18 @@ class Answering(ExchangeEvents):
         self._record("succeeded" if self.status < 400 else "refused_request", now)
         self._end(self.keep_alive, now)
 
+    def takes_switch(self, head: ResponseHead) -> bool:
+        return self.is_upgrade and agrees(head)
+
+    def _open_tunnel(self, first: bytes, now: float) -> None:
+        """Commit to a WebSocket: from here on the bytes are a tunnel's."""
+        assert self.attempt is not None
+        self.attempt.answered(now)
+        self.status = 101
+        self.first_content_at = now
+        self.body.drop()
+        Tunnel(self).open(first, now)
+
     def _tick_relaying(self, now: float) -> None:
         plan = self.plan
         relay = self.relay
@@ -395,6 +412,18 @@ class Answering(ExchangeEvents):
         self.status = self.status or 499
         self._end_attempt_ignored(now)
         self._finished()
+
+    def _awaits_verdict(self, upstream: Upstream, now: float) -> bool:
+        """Are there trials under way on a node that this request could go to? Then it waits for a moment."""
+        if not self.verdict_by:
+            self.verdict_by = now + VERDICT_S
+        budget = self.exchanges.budget
+        if now >= self.verdict_by or not upstream.awaits_verdict(now, self.tried):
+            return False
+        if self.attempts and budget is not None and not budget.is_left(now, self.exchanges.started):
+            return False
+        self.phase = _CONNECTING
+        return True
 
     def _give_up(self, now: float) -> None:
         """No further attempt: the caller gets the last node's error, or ours."""

@@ -103,8 +103,6 @@ cdef class Exchange(Answering):
     cdef _ask_whole_question(self, double now)
     @cython.locals(node=NodeConnection, content=bytes, status=int)
     cdef _relay_first(self, bytes data, bint complete, double now)
-    cpdef bint takes_switch(self, head) except -1
-    cdef _open_tunnel(self, bytes first, double now)
     cpdef on_tick(self, double now)
     @cython.locals(node=NodeConnection)
     cdef _failed_by_clock(self, double now)

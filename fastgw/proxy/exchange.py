@@ -52,14 +52,13 @@ from ..llm.outcome import (
 )
 from ..llm.resume import DONE_EVENT, Transcript
 from ..llm.sse import EventKind, EventScanner
-from ..wire.head import CHUNKED_BODY, NO_BODY, UNTIL_CLOSE, ResponseHead, chunk_of
+from ..wire.head import CHUNKED_BODY, NO_BODY, UNTIL_CLOSE, chunk_of
 from ..wire.node_connection import NodeConnection
 from . import answers
 from .answering import NODES_FAULT, Answering, Phase
 from .plan import NodeLink
 from .relay import Relay, client_framing, is_opaque, stream_framing
 from .resumption import Resumption, can_be_resumed
-from .tunnel import Tunnel, agrees
 
 HELD_ERROR_BYTES = 64 * 1024  # of an error answer, read to learn what it means
 HELD_ERROR_S = 5.0  # ... and for how long
@@ -176,7 +175,8 @@ class Exchange(Answering):
             else:
                 attempt = upstream.start_attempt(now)
             if attempt is None:
-                self._give_up(now)
+                if not self._awaits_verdict(upstream, now):
+                    self._give_up(now)
                 return
             link = plan.links[attempt.position]
             self.rendering = rendering = None
@@ -895,18 +895,6 @@ class Exchange(Answering):
         else:
             self._commit(self._masked(content) if status >= 400 else content, complete, now)
 
-    def takes_switch(self, head: ResponseHead) -> bool:
-        return self.is_upgrade and agrees(head)
-
-    def _open_tunnel(self, first: bytes, now: float) -> None:
-        """Commit to a WebSocket: from here on the bytes are a tunnel's."""
-        assert self.attempt is not None
-        self.attempt.answered(now)
-        self.status = 101
-        self.first_content_at = now
-        self.body.drop()
-        Tunnel(self).open(first, now)
-
     # --- Deadlines ----------------------------------------------------------------------------
 
     def on_tick(self, now: float) -> None:
@@ -917,6 +905,9 @@ class Exchange(Answering):
         if phase == _RELAYING:
             self._tick_relaying(now)
             return
+        if self.attempt is None:
+            self._attempt_next(now)  # it waits for a verdict
+            return
         if now >= self.total_deadline:
             self._failed_by_clock(now)
         elif now >= self.phase_deadline:
@@ -926,7 +917,7 @@ class Exchange(Answering):
                 self._failed_by_clock(now)
         elif self.node_stalled_at and now - self.node_stalled_at >= self.plan.node_write_s:
             self._failed_by_clock(now)
-        elif self.attempt is not None and self.attempt.kind == 0 and self.attempt.is_stale():
+        elif self.attempt.kind == 0 and self.attempt.is_stale():
             # Others have found the node out: no need to wait for our own deadline, if there is another.
             self._exclude(self.attempt.position)
             if (

@@ -617,6 +617,28 @@ def test_panic_pauses_on_a_node_on_which_one_has_just_failed() -> None:
     assert selector.pick(1.5) is nodes[0]
 
 
+def test_a_verdict_is_awaited_while_the_places_of_panic_are_taken_and_only_then() -> None:
+    nodes = make(1, 1)
+    selector = Selector(nodes, panic_in_flight=1)
+    assert not selector.awaits_verdict(1.0)
+    for node in nodes:
+        node.eject(50.0, Cause.PASSIVE)
+    assert not selector.awaits_verdict(1.0)
+    picked = [selector.pick(1.0) for _ in range(2)]
+    assert selector.pick(1.0) is None
+    assert selector.awaits_verdict(1.0)
+    assert selector.awaits_verdict(1.0, tried(0))
+    assert not selector.awaits_verdict(1.0, tried(0, 1))
+    for node in picked:
+        node.hold_panic(1.0, 0.5, 0.5)  # one has failed: it is not worth waiting for the others
+    assert not selector.awaits_verdict(1.2)
+    assert selector.awaits_verdict(1.6)
+    for node in nodes:
+        node.kill(90.0)
+    assert not selector.awaits_verdict(1.6)
+    assert not Selector([]).awaits_verdict(1.0)
+
+
 def test_the_pauses_of_panic_double_until_one_succeeds() -> None:
     node = Node("a", 1)
     node.eject(5000.0, Cause.PASSIVE)
