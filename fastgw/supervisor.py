@@ -440,14 +440,14 @@ class Supervisor:
             self._fail(code if code > 0 else FAILURE)
         else:
             delay = role.backoff.delay_s(served)
+            if delay:
+                role.on_pause()  # before anybody is told: from then on no connection goes there
             when = f"in {delay:.1f} s" if delay else "at once"
             logger.error(
                 "%s (pid %d) %s after %.1f s; starting it again %s",
                 role.name, pid, ending(status), served, when,
             )  # fmt: skip
             role.due = now + delay
-            if delay:
-                role.on_pause()
 
     def _look_for_hung(self, now: float) -> None:
         self._watch.look(now)

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from itertools import count
 from pathlib import Path
 from random import Random
+from time import monotonic, sleep
 from typing import Any
 
 import httpx
@@ -137,9 +138,17 @@ class Load:
 
 
 class Measured:
-    """What the gateway holds when nothing goes on."""
+    """What the gateway holds when nothing goes on.
 
-    def __init__(self, process: Process, admin: httpx.Client) -> None:
+    Args:
+        like: what it held before. Probes and the log's clock come and go: if there is more now, it is
+            looked at again for a while.
+    """
+
+    LOOKS = 20
+    PATIENCE_S = 10.0
+
+    def __init__(self, process: Process, admin: httpx.Client, like: Measured | None = None) -> None:
         admin.post("/debug/flush")
 
         def is_quiet() -> bool:
@@ -153,13 +162,25 @@ class Measured:
 
         wait_until(is_quiet, "every exchange and connection has ended")
         admin.post("/debug/flush")
-        # Probes come and go: the fewest there are is what is there without them.
-        seen = [admin.get("/debug/counts").json() for _ in range(20)]
-        self.tasks = min(counts["tasks"] for counts in seen)
-        self.timers = min(counts["timers"] for counts in seen)
-        self.files = min(process.open_files() for _ in range(20))
+        begin = monotonic()
+        looks: list[tuple[int, int, int]] = []
+        while len(looks) < self.LOOKS or (like is not None and not like.covers(looks)):
+            if monotonic() - begin > self.PATIENCE_S:
+                break
+            self.counts = admin.get("/debug/counts").json()
+            looks.append((self.counts["tasks"], self.counts["timers"], process.open_files()))
+            sleep(0.02)
+        self.tasks, self.timers, self.files = map(min, zip(*looks, strict=True))
         self.resident = min(process.resident_bytes() for _ in range(5))
-        self.counts = seen[-1]
+
+    def covers(self, looks: list[tuple[int, int, int]]) -> bool:
+        """Was there no more, of each kind, in any of these looks?"""
+        before = (self.tasks, self.timers, self.files)
+        return all(min(seen) <= then for seen, then in zip(zip(*looks, strict=True), before, strict=True))
+
+    def holds_no_more_than(self, other: Measured) -> bool:
+        """Is there no descriptor, task or timer more than there was?"""
+        return other.covers([(self.tasks, self.timers, self.files)])
 
     def __repr__(self) -> str:
         mebibytes = self.resident / 2**20
@@ -216,7 +237,7 @@ def soak(
                         await load.run(requests // samples)
                         resident.append(((sample + 1) * (requests // samples), process.resident_bytes()))
                         tell(resident[-1][0])
-                    after = await asyncio.to_thread(Measured, process, admin)
+                    after = await asyncio.to_thread(Measured, process, admin, before)
             finally:
                 await asyncio.to_thread(manager.__exit__, None, None, None)
         asked = WARM_UP + requests // samples * samples
