@@ -511,8 +511,8 @@ class Bench:
             self.windows.append((host, self._bad_since[host], now, self.hosts[host].plan.faults))
         self._bad_since[host] = now if plan is not None and plan.is_bad else 0.0
 
-    async def _follow(self, start: float, plans: list[Plan]) -> None:
-        for number, plan in enumerate(plans):
+    async def _follow(self, start: float, plans: Sequence[tuple[int, Plan]]) -> None:
+        for number, plan in plans:
             await asyncio.sleep(start + plan.at - monotonic())
             await self.hosts[plan.host].follow(plan, number)
 
@@ -529,8 +529,12 @@ class Bench:
     async def obey(self, order: dict[str, Any]) -> dict[str, Any]:
         if "plans" in order:
             plans = [Plan(**{**plan, "faults": tuple(plan["faults"])}) for plan in order["plans"]]
-            loop = asyncio.get_running_loop()
-            self._steps.append(loop.create_task(self._follow(order["start"], plans)))
+            # What is due is in force when the order has been taken.
+            numbered, start = list(enumerate(plans)), order["start"]
+            due = [entry for entry in numbered if start + entry[1].at <= monotonic()]
+            await self._follow(start, due)
+            later = asyncio.get_running_loop().create_task(self._follow(start, numbered[len(due) :]))
+            self._steps.append(later)
             return {}
         assert "report" in order
         for host in self.hosts:

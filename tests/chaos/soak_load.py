@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from itertools import count
 from pathlib import Path
 from random import Random
+from statistics import mode
 from time import monotonic, sleep
 from typing import Any
 
@@ -145,7 +146,7 @@ class Measured:
             looked at again for a while.
     """
 
-    LOOKS = 20
+    LOOKS = 60  # over more than one turn of the probes
     PATIENCE_S = 10.0
 
     def __init__(self, process: Process, admin: httpx.Client, like: Measured | None = None) -> None:
@@ -164,23 +165,20 @@ class Measured:
         admin.post("/debug/flush")
         begin = monotonic()
         looks: list[tuple[int, int, int]] = []
-        while len(looks) < self.LOOKS or (like is not None and not like.covers(looks)):
-            if monotonic() - begin > self.PATIENCE_S:
-                break
+        while True:
             self.counts = admin.get("/debug/counts").json()
             looks.append((self.counts["tasks"], self.counts["timers"], process.open_files()))
+            # A probe has more of them, or less, for a moment: what is seen most often is what stays.
+            self.tasks, self.timers, self.files = map(mode, zip(*looks[-self.LOOKS :], strict=True))
+            is_settled = len(looks) >= self.LOOKS and (like is None or self.holds_no_more_than(like))
+            if is_settled or monotonic() - begin > self.PATIENCE_S:
+                break
             sleep(0.02)
-        self.tasks, self.timers, self.files = map(min, zip(*looks, strict=True))
         self.resident = min(process.resident_bytes() for _ in range(5))
-
-    def covers(self, looks: list[tuple[int, int, int]]) -> bool:
-        """Was there no more, of each kind, in any of these looks?"""
-        before = (self.tasks, self.timers, self.files)
-        return all(min(seen) <= then for seen, then in zip(zip(*looks, strict=True), before, strict=True))
 
     def holds_no_more_than(self, other: Measured) -> bool:
         """Is there no descriptor, task or timer more than there was?"""
-        return other.covers([(self.tasks, self.timers, self.files)])
+        return self.tasks <= other.tasks and self.timers <= other.timers and self.files <= other.files
 
     def __repr__(self) -> str:
         mebibytes = self.resident / 2**20
