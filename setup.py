@@ -29,6 +29,7 @@ COMPILED = (
     "fastgw/wire/pool.py",
     "fastgw/wire/tls.py",
     "fastgw/proxy/answering.py",
+    "fastgw/proxy/choosing.py",
     "fastgw/proxy/exchange.py",
     "fastgw/proxy/exchanges.py",
     "fastgw/proxy/held_body.py",

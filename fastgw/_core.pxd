@@ -84,6 +84,7 @@ cdef class Selector:
 
     cpdef Node pick(self, double now, Tried tried=*)
     cpdef bint pick_into(self, Pick pick, double now, Tried tried=*) except -1
+    cpdef bint has_open(self, double now, Tried tried=*) noexcept
     cpdef bint awaits_verdict(self, double now, Tried tried=*) except -1
     cpdef double next_recovery(self, double now) noexcept
     cdef int choose(self, double now, const uint64_t *tried, bint is_first) noexcept nogil

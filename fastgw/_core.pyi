@@ -97,6 +97,8 @@ class Selector:
         """The next node, or None; end it with ``node.release(picked_kind, picked_lease)``."""
     def pick_into(self, pick: Pick, now: float, tried: Tried | None = None) -> bool:
         """As ``pick``, kept in a new Pick and added to ``tried``; False: nothing may be picked."""
+    def has_open(self, now: float, tried: Tried | None = None) -> bool:
+        """Is there a node that is not out, not full and not left out? A pick takes one of these."""
     def awaits_verdict(self, now: float, tried: Tried | None = None) -> bool:
         """Is it only the requests that try it already which keep a further one off a node that is out?"""
     def next_recovery(self, now: float) -> float:

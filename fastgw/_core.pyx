@@ -341,6 +341,21 @@ cdef class Selector:
             tried.add(position)
         return True
 
+    cpdef bint has_open(self, double now, Tried tried=None) noexcept:
+        """Is there a node that is not out, not full and not left out? A pick takes one of these."""
+        cdef const uint64_t *bits = bits_of(tried)
+        cdef place_t *place
+        cdef int i
+        for i in range(self.tier_ends[self.tier_count - 1] if self.tier_count else 0):
+            place = &self.places[i]
+            if (
+                standing_of(place.node, now, self.trials) == OPEN
+                and not is_full(place.node)
+                and (bits == NULL or not bits[place.position >> 6] >> (place.position & 63) & 1)
+            ):
+                return True
+        return False
+
     cpdef bint awaits_verdict(self, double now, Tried tried=None) except -1:
         """Is it only the requests that try it already which keep a further one off a node that is out?"""
         cdef const uint64_t *bits = NULL

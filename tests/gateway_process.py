@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 import uvloop
+from python_process import python_process
 
 from fastgw.access_log import AccessLog
 from fastgw.admin import Admin
@@ -34,7 +35,7 @@ from fastgw.server import Address, on_signals
 class Process:
     """A running gateway process, as its test sees it."""
 
-    def __init__(self, popen: subprocess.Popen[bytes], ports: dict[str, int]) -> None:
+    def __init__(self, popen: subprocess.Popen[str], ports: dict[str, int]) -> None:
         self.popen = popen
         self.pid = popen.pid
         self.port = ports["port"]
@@ -77,22 +78,13 @@ def gateway_process(
     options: dict[str, Any], *, errors: Path, python: tuple[str, ...] = ()
 ) -> Iterator[Process]:
     """Start one; it is gone at the end. What it says on standard error is in ``errors``."""
-    with errors.open("wb") as stderr:
-        popen = subprocess.Popen(
-            [sys.executable, *python, __file__, json.dumps(options)],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=stderr,
-            env={**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)},
-        )
-    with popen:
-        assert popen.stdout is not None
+    with errors.open("w") as stderr:
         try:
-            line = popen.stdout.readline()
-            assert line, errors.read_text()
-            yield Process(popen, json.loads(line))
-        finally:
-            popen.kill()
+            with python_process(*python, __file__, options=options, stderr=stderr) as (popen, ports):
+                yield Process(popen, ports)
+        except AssertionError as error:
+            error.add_note(errors.read_text())
+            raise
 
 
 async def serve(options: dict[str, Any]) -> None:

@@ -45,11 +45,12 @@ cdef class Upstream:
 
     @cython.locals(attempt=Attempt)
     cpdef Attempt start_attempt(self, double now, Tried tried=*)
-    @cython.locals(attempt=Attempt)
-    cpdef bint has_another(self, double now, Tried tried) except -1
+    cpdef bint has_open(self, double now, Tried tried) except -1
 
     @cython.locals(attempt=Attempt, table=ModelTable, alone=Tried, position=int, other=int)
     cpdef Attempt start_for(self, double now, Tried tried, tuple models, tuple scopes, bint insists)
+    @cython.locals(misfits=list, is_limited=bint, position=int)
+    cpdef tuple skip_resting(self, double now, Tried tried, tuple models, tuple scopes)
     cpdef bint is_limited(self, double now, tuple models, tuple scopes) except -1
 
     @cython.locals(node=Node, position=int)

@@ -162,10 +162,9 @@ class Upstream:
         attempt.owner = self
         return attempt
 
-    def has_another(self, now: float, tried: Tried) -> bool:
-        """Would ``start_attempt`` begin one now, on a node that is not out itself?"""
-        attempt = self.start_attempt(now, tried.copy())
-        return attempt is not None and attempt.ignored(now) and attempt.kind == _NORMAL
+    def has_open(self, now: float, tried: Tried) -> bool:
+        """Would ``start_attempt`` begin one now, on a node that is not out itself? Nothing is begun."""
+        return self._selector.has_open(now, tried)
 
     def awaits_verdict(self, now: float, tried: Tried | None) -> bool:
         """Could ``start_attempt`` begin one if requests under way had found out how a node is?"""
@@ -186,19 +185,7 @@ class Upstream:
                 the one first that may have it soonest. A rate limit is never tried against.
         """
         table = self.models
-        misfits = []
-        is_limited = False
-        for position, model in enumerate(models):
-            if position in tried:
-                continue
-            rest = table.rest_of(position, model, scopes, now)
-            if rest is None:
-                continue
-            tried.skip(position)
-            if rest.is_limit:
-                is_limited = True
-            else:
-                misfits.append((rest.until, position))
+        misfits, is_limited = self.skip_resting(now, tried, models, scopes)
         attempt = self.start_attempt(now, tried)
         if attempt is None and insists and not is_limited:
             for _, position in sorted(misfits):
@@ -212,6 +199,30 @@ class Upstream:
         if attempt is not None:
             table.claim(attempt.position, models[attempt.position], scopes, now)
         return attempt
+
+    def skip_resting(
+        self, now: float, tried: Tried, models: tuple[str, ...], scopes: tuple[bytes, ...]
+    ) -> tuple[list[tuple[float, int]], bool]:
+        """Leave out the nodes that are known to refuse a request's model; for the rest see ``start_for``.
+
+        Returns:
+            Those that do not have it, as (until when they are thought so, position), and whether a rate
+            limit keeps it off a further one.
+        """
+        misfits = []
+        is_limited = False
+        for position, model in enumerate(models):
+            if position in tried:
+                continue
+            rest = self.models.rest_of(position, model, scopes, now)
+            if rest is None:
+                continue
+            tried.skip(position)
+            if rest.is_limit:
+                is_limited = True
+            else:
+                misfits.append((rest.until, position))
+        return misfits, is_limited
 
     def is_limited(self, now: float, models: tuple[str, ...], scopes: tuple[bytes, ...]) -> bool:
         """Does a rate limit of its model keep a request off any node?"""

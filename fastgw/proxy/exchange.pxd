@@ -1,21 +1,19 @@
 import cython
 
 from ..balancing.deadlines cimport attempt_deadline
-from ..balancing.retry cimport RetryBudget, computes_answer, endpoint_of
-from .._core cimport Tried
+from ..balancing.retry cimport computes_answer, endpoint_of
 from ..balancing.upstream cimport Attempt, Upstream
 from ..llm.adapter cimport Adapter, Rendering
 from ..llm.body cimport BodyFacts, answer_problem, scan
 from ..wire.head cimport ResponseHead, chunk_of
 from ..wire.node_connection cimport NodeConnection
-from .answering cimport Answering
-from .exchanges cimport Exchanges
+from .choosing cimport Choosing
 from .plan cimport NodeLink, RoutePlan
 from .relay cimport Relay, client_framing, is_opaque, stream_framing
 
 
 @cython.no_gc  # as its base
-cdef class Exchange(Answering):
+cdef class Exchange(Choosing):
     cdef _refuse_body(self)
     @cython.locals(plan=RoutePlan, facts=BodyFacts, body=bytes)
     cdef _begin(self, double now)
@@ -31,9 +29,6 @@ cdef class Exchange(Answering):
         is_last=bint,
     )
     cdef _attempt_next(self, double now)
-    cdef _skip_misfit(self, Attempt attempt, NodeLink link, str misfit, double now)
-    @cython.locals(exchanges=Exchanges, left_out=Tried, budget=RetryBudget, attempt=Attempt)
-    cdef Attempt _start_with_care(self, Upstream upstream, double now)
     @cython.locals(timeout=double)
     cdef _connect(self, double now)
     @cython.locals(
@@ -51,8 +46,6 @@ cdef class Exchange(Answering):
     )
     cdef _send(self, NodeConnection node, double now)
     cdef tuple _render_again(self, bytes body)
-    cdef str _model_sent(self)
-    cdef _note_model_served(self, Attempt attempt, double now)
     cdef _send_piece(self, bytes piece)
     cdef _end_body(self)
     @cython.locals(plan=RoutePlan, node=NodeConnection, head=ResponseHead)
@@ -69,7 +62,6 @@ cdef class Exchange(Answering):
     @cython.locals(node=NodeConnection, head=ResponseHead)
     cdef _judge_error(self, bint complete, lost, double now)
     cdef bytes _masked(self, bytes body)
-    cdef bint _leave_out_this_model(self) except -1
     cdef bint _is_callers_key(self, outcome) except -1
     @cython.locals(node=NodeConnection)
     cdef _node_done(self, bint complete)
@@ -80,10 +72,6 @@ cdef class Exchange(Answering):
     cdef _failed(self, error, double now)
     @cython.locals(node=NodeConnection)
     cdef _move_on(self, retryable, double now)
-    cdef _exclude(self, int position)
-    @cython.locals(attempt=Attempt)
-    cdef _by_fallback(self, retryable, double now)
-    cdef bint _is_replayable(self) except -1
     @cython.locals(
         node=NodeConnection,
         head=ResponseHead,

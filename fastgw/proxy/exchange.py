@@ -13,16 +13,13 @@ from __future__ import annotations
 from dataclasses import replace
 from time import monotonic, time
 
-from .._core import Tried
 from ..balancing.deadlines import attempt_deadline, patience
 from ..balancing.retry import (
     computes_answer,
     endpoint_of,
     is_nodes_fault,
-    is_replayable,
     may_attempt_again,
 )
-from ..balancing.upstream import Attempt, Upstream
 from ..errors import (
     BadResponse,
     BodyTooLarge,
@@ -37,7 +34,6 @@ from ..errors import (
     NodeError,
     NodeTimeout,
     NoNodeAvailable,
-    RateLimited,
     Retryable,
 )
 from ..llm.body import answer_problem, scan
@@ -55,8 +51,8 @@ from ..llm.sse import EventKind, EventScanner
 from ..wire.head import CHUNKED_BODY, NO_BODY, UNTIL_CLOSE, chunk_of
 from ..wire.node_connection import NodeConnection
 from . import answers
-from .answering import NODES_FAULT, Answering, Phase
-from .plan import NodeLink
+from .answering import NODES_FAULT, Phase
+from .choosing import Choosing
 from .relay import Relay, client_framing, is_opaque, stream_framing
 from .resumption import Resumption, can_be_resumed
 
@@ -76,7 +72,7 @@ _JOIN_BYTES = JOIN_BYTES
 _READING, _CONNECTING, _WAITING, _HOLDING, _REFUSED, _RELAYING, _DONE = (int(phase) for phase in Phase)
 
 
-class Exchange(Answering):
+class Exchange(Choosing):
     """One client request and the answer it gets.
 
     Whoever calls one of its callbacks holds a reference of its own: the call may end the exchange,
@@ -209,46 +205,6 @@ class Exchange(Answering):
         else:
             self._connect(now)
 
-    def _skip_misfit(self, attempt: Attempt, link: NodeLink, misfit: str, now: float) -> None:
-        """A node that cannot take this request: nothing was sent, so it is no attempt."""
-        attempt.ignored(now)
-        if self.tried is None:
-            self.tried = Tried()
-        self.tried.skip(attempt.position)
-        self.misfits = (*self.misfits, misfit)
-        self.records = (*self.records, (link.name, "misfit", 0, 0.0))
-        if self.link is None:
-            self.link = link
-
-    def _start_with_care(self, upstream: Upstream, now: float) -> Attempt | None:
-        """An attempt that keeps to the retry budget, and off nodes that are known to refuse the model."""
-        exchanges = self.exchanges
-        left_out = self.tried.copy() if self.tried is not None else Tried()
-        budget = exchanges.budget if self.attempts else None
-        kept_from = None
-        if budget is not None and not budget.is_left(now, exchanges.started):
-            kept_from = upstream.skip_failing(now, left_out)
-        facts = self.facts
-        if not upstream.models.count or facts is None or facts.model is None:
-            attempt = upstream.start_attempt(now, left_out)
-        else:
-            models = self.plan.models_for(facts.model)
-            scopes = self._scopes(facts)
-            # Who was refused for nothing else than the model is told so by a node, not by us.
-            insists = not self.attempts or (
-                self.refusal is not None and self.refusal[3].verdict == Verdict.MISFIT
-            )
-            attempt = upstream.start_for(now, left_out, models, scopes, insists)
-            if attempt is None and not self.attempts and upstream.is_limited(now, models, scopes):
-                wait = upstream.next_recovery_for(now, models, scopes) - now
-                self.failure = RateLimited(retry_after=wait)
-        if kept_from is not None:
-            if attempt is None or attempt.node.priority <= kept_from:
-                exchanges.budget_refusals += 1
-        elif budget is not None and attempt is not None and upstream.is_failing(attempt.node, now):
-            budget.spend(now, exchanges.started)
-        return attempt
-
     def _connect(self, now: float) -> None:
         timeout = min(self.plan.connect_s, self.share_deadline - now)
         self.phase = _CONNECTING
@@ -336,21 +292,6 @@ class Exchange(Answering):
         resumption.choose_way(link)
         target = link.prefix_target if resumption.by_prefix else self.target
         return resumption.body_for(body), target
-
-    def _model_sent(self) -> str | None:
-        """The model this attempt's node was asked for."""
-        facts = self.facts
-        link = self.link
-        if facts is None or facts.model is None or link is None:
-            return None
-        return link.model_for(facts.model)
-
-    def _note_model_served(self, attempt: Attempt, now: float) -> None:
-        """The node answers with this model: a pause it has had is over."""
-        model = self._model_sent()
-        if model is not None and self.node.head.status < 400:  # type: ignore[union-attr]
-            scopes = self._scopes(self.facts)  # type: ignore[arg-type]  # which named the model
-            attempt.owner.models.passed(attempt.position, model, scopes, attempt.started_at, now)
 
     def _send_piece(self, piece: bytes) -> None:
         """Pass on a part of a body that is too large to hold."""
@@ -568,24 +509,6 @@ class Exchange(Answering):
         masked: bytes = self.link.redactor.mask_body(body)  # type: ignore[union-attr]
         return masked
 
-    def _leave_out_this_model(self) -> bool:
-        """The request is too long for the model it was sent: may another model have it?
-
-        Then the nodes that would send it to the same one are not asked any more.
-        """
-        plan = self.plan
-        facts = self.facts
-        if not plan.moves_too_long or facts is None or facts.model is None:
-            return False
-        model = self._model_sent()
-        is_elsewhere = False
-        for link in plan.links:
-            if link.model_for(facts.model) == model:
-                self._exclude(link.position)
-            elif self.tried is None or link.position not in self.tried:
-                is_elsewhere = True
-        return is_elsewhere
-
     def _is_callers_key(self, outcome: Outcome) -> bool:
         return self.plan.passthrough and outcome.verdict in (Verdict.DEAD, Verdict.FORBIDDEN)
 
@@ -730,35 +653,6 @@ class Exchange(Answering):
         self._attempt_next(now)
         if retryable is not Retryable.ALWAYS and self.attempts > before:
             self.exchanges.uncertain_replays += 1
-
-    def _exclude(self, position: int) -> None:
-        """Do not attempt this node again."""
-        if self.tried is None:
-            self.tried = Tried()
-        self.tried.add(position)
-
-    def _by_fallback(self, retryable: Retryable, now: float) -> Retryable:
-        """What the route's own list of statuses makes of a failure's word."""
-        attempt = self.attempt
-        assert attempt is not None
-        refusal = self.refusal
-        if refusal is not None:
-            status = refusal[0]
-        else:
-            status = self.failure.status if self.failure is not None else 500
-        judged: Retryable = self.plan.fallback.judge(  # type: ignore[union-attr]
-            status, refusal is not None, retryable, now - attempt.started_at
-        )
-        return judged
-
-    def _is_replayable(self) -> bool:
-        """May this request run twice? Asked while the body is still held."""
-        plan = self.plan
-        if not plan.replays_uncertain:
-            return False
-        if plan.replayable is not None:
-            return bool(plan.replayable)
-        return is_replayable(self.method, self.path, self.body.data)
 
     # --- The commit ---------------------------------------------------------------------------
 
@@ -926,7 +820,7 @@ class Exchange(Answering):
                     self.plan.fallback is None or self._by_fallback(Retryable.ALWAYS, now) is Retryable.ALWAYS
                 )
                 and self.attempts < self.plan.max_attempts
-                and self.plan.upstream.has_another(now, self.tried)  # type: ignore[union-attr, arg-type]
+                and self._could_move(self.plan.upstream, now)  # type: ignore[arg-type]
             ):
                 self._failed(FoundOut(), now)
 

@@ -27,6 +27,7 @@ from time import monotonic
 from typing import Any
 
 import uvloop
+from python_process import python_process
 
 from fastgw.simulator.certificates import VARIANTS, Certificates, ensure
 
@@ -98,7 +99,7 @@ class RequestSeen:
 
 @dataclass
 class ConnectionSeen:
-    """One connection as a host saw it; ``ended`` 0: it is still open."""
+    """One connection as a host saw it; ``ended`` 0: it is still open; ``unread``: bytes behind a request."""
 
     number: int
     host: int
@@ -106,6 +107,7 @@ class ConnectionSeen:
     requests: int = 0
     ended: float = 0.0
     ended_by: str = ""
+    unread: int = 0
 
 
 @dataclass
@@ -299,6 +301,7 @@ class Link(asyncio.Protocol):
         request = self.request
         if request is not None and request.is_whole:
             self._buffer += data  # the next one: the last of an answer is read before its script has ended
+            self.seen.unread = len(self._buffer)
             return
         if request is None:
             self._buffer += data
@@ -308,6 +311,9 @@ class Link(asyncio.Protocol):
             self._buffer = b""
             request = self._begin(head)
             data = rest
+        # Answered early, the next one may be right behind it.
+        self._buffer = data[request.total - request.got :]
+        data = data[: request.total - request.got]
         request.got += len(data)
         request.body += data
         for need, waiter in request.waiters:
@@ -319,6 +325,7 @@ class Link(asyncio.Protocol):
     def _begin(self, head: bytes) -> _Request:
         fields = dict(line.lower().split(b": ", 1) for line in head.split(b"\r\n")[1:])
         self.seen.requests += 1
+        self.seen.unread = 0
         if self._closing is not None:
             self._closing.cancel()
         host = self.host
@@ -627,21 +634,8 @@ def bad_hosts(directory: Path, count: int, seed: int, *, tls: bool = True) -> It
         "seed": seed,
         "certificates": str(certificates.directory) if certificates is not None else "",
     }
-    popen = subprocess.Popen(
-        [sys.executable, "-m", __name__, json.dumps(options)],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-        env={**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)},
-    )
-    with popen:
-        assert popen.stdout is not None
-        try:
-            line = popen.stdout.readline()
-            assert line, "the faulty hosts did not start"
-            yield BadHosts(popen, json.loads(line), certificates)
-        finally:
-            popen.kill()
+    with python_process("-m", __name__, options=options) as (popen, ports):
+        yield BadHosts(popen, ports, certificates)
 
 
 if __name__ == "__main__":

@@ -13,6 +13,7 @@ from .load import Seen
 from .stage import Line
 
 EJECTED_S = 4.4  # at most, after a host has begun to behave
+_BEFORE_S = 3.0  # of what was before a request, as much is told
 STALE_S = 1.0  # a reused connection that ends so soon, without a byte, has not taken the request
 
 
@@ -150,8 +151,20 @@ def _described(
             f" {request.fault or 'no fault'}, got {request.got}/{request.total}, sent {request.sent},"
             f" {request.end or 'open'} after {taken}"
         )
+    attempted = set(map(_host_of, line.attempts)) if line is not None else set()
+    for link in report.connections:
+        if host_name(link.host) not in attempted or link.accepted > one.ended:
+            continue
+        if (link.requests == 0 and link.accepted > due - _BEFORE_S) or link.unread:
+            left = f"open, {link.unread} bytes unread"
+            if link.ended:
+                left = f"{link.unread} bytes unread, ended by {link.ended_by} at {link.ended - due:.3f}"
+            notes.append(
+                f"  host {link.host} link {link.number} accepted at {link.accepted - due:.3f}:"
+                f" {link.requests} requests, {left}"
+            )
     for host, begun, ended, faults in report.windows:
-        if ended > due and begun < one.ended:
+        if ended > due - _BEFORE_S and begun < one.ended:
             notes.append(
                 f"  host {host} misbehaved from {begun - due:.3f} to {ended - due:.3f}: {', '.join(faults)}"
             )

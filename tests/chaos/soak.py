@@ -33,9 +33,9 @@ def _played(seed: int, requests: int, **options: float) -> tuple[Soak, dict[str,
     figures = {
         "requests": done.asked,
         "problems": len(done.load.problems),
-        "descriptors": after.files - before.files,
-        "tasks": after.tasks - before.tasks,
-        "timers": after.timers - before.timers,
+        "descriptors": after.held.files - before.held.files,
+        "tasks": after.held.tasks - before.held.tasks,
+        "timers": after.held.timers - before.held.timers,
         "memory_MiB": round((after.resident - before.resident) / MIB, 2),
         "of_MiB": round(before.resident / MIB, 1),
     }
@@ -47,7 +47,7 @@ def _is_clean(done: Soak) -> bool:
     return (
         not done.load.problems
         and not done.errors
-        and after.holds_no_more_than(before)
+        and after.held == before.held
         and after.counts["held_bytes"] == 0
     )
 

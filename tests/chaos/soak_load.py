@@ -7,14 +7,14 @@ simulated providers run here.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from itertools import count
 from pathlib import Path
 from random import Random
 from statistics import mode
 from time import monotonic, sleep
-from typing import Any
+from typing import Any, NamedTuple
 
 import httpx
 import uvloop
@@ -138,16 +138,28 @@ class Load:
         connection.abort()
 
 
+class Held(NamedTuple):
+    """What must not become more or less."""
+
+    tasks: int
+    timers: int
+    files: int
+
+    @classmethod
+    def most_often(cls, looks: Iterable[Held]) -> Held:
+        return cls(*map(mode, zip(*looks, strict=True)))
+
+
 class Measured:
     """What the gateway holds when nothing goes on.
 
     Args:
-        like: what it held before. Probes and the log's clock come and go: if there is more now, it is
-            looked at again for a while.
+        like: what it held before. Probes and the log's clock come and go: if there is anything else now,
+            it is looked at again for a while.
     """
 
     LOOKS = 60  # over more than one turn of the probes
-    PATIENCE_S = 10.0
+    PATIENCE_S = 20.0
 
     def __init__(self, process: Process, admin: httpx.Client, like: Measured | None = None) -> None:
         admin.post("/debug/flush")
@@ -164,25 +176,24 @@ class Measured:
         wait_until(is_quiet, "every exchange and connection has ended")
         admin.post("/debug/flush")
         begin = monotonic()
-        looks: list[tuple[int, int, int]] = []
+        looks: list[Held] = []
         while True:
             self.counts = admin.get("/debug/counts").json()
-            looks.append((self.counts["tasks"], self.counts["timers"], process.open_files()))
+            looks.append(Held(self.counts["tasks"], self.counts["timers"], process.open_files()))
             # A probe has more of them, or less, for a moment: what is seen most often is what stays.
-            self.tasks, self.timers, self.files = map(mode, zip(*looks[-self.LOOKS :], strict=True))
-            is_settled = len(looks) >= self.LOOKS and (like is None or self.holds_no_more_than(like))
+            self.held = Held.most_often(looks[-self.LOOKS :])
+            is_settled = False
+            if len(looks) >= 2 * self.LOOKS:
+                then = Held.most_often(looks[-2 * self.LOOKS : -self.LOOKS]) if like is None else like.held
+                is_settled = self.held == then
             if is_settled or monotonic() - begin > self.PATIENCE_S:
                 break
             sleep(0.02)
         self.resident = min(process.resident_bytes() for _ in range(5))
 
-    def holds_no_more_than(self, other: Measured) -> bool:
-        """Is there no descriptor, task or timer more than there was?"""
-        return self.tasks <= other.tasks and self.timers <= other.timers and self.files <= other.files
-
     def __repr__(self) -> str:
         mebibytes = self.resident / 2**20
-        return f"tasks={self.tasks} timers={self.timers} files={self.files} resident={mebibytes:.1f} MiB"
+        return f"{self.held} resident={mebibytes:.1f} MiB"
 
 
 @dataclass

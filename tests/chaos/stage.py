@@ -32,7 +32,7 @@ _LINE = re.compile(r'" (\d+) \d+ request_id=(\S+) .* attempts=(\S+) note=(\S+)$'
 
 @dataclass(frozen=True)
 class Line:
-    """What the access log says of one request; ``attempts`` are (node, outcome)."""
+    """What the access log says of one request; ``attempts`` are (node, outcome, status, seconds)."""
 
     status: int
     attempts: list[tuple[str, ...]]
@@ -78,7 +78,7 @@ class Stage:
                 found = _LINE.search(text)
                 assert found, text
                 status, id, attempts, note = found.groups()
-                tried = [tuple(one.rsplit(":", 3)[:2]) for one in attempts.split(",") if one != "-"]
+                tried = [tuple(one.rsplit(":", 3)) for one in attempts.split(",") if one != "-"]
                 lines[id] = Line(int(status), tried, note)
         return lines
 

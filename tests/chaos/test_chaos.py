@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import socket
+from pathlib import Path
+from time import monotonic
+
 import pytest
-from chaos.badhost import Report, RequestSeen
+from chaos.badhost import Plan, Report, RequestSeen, bad_hosts
 from chaos.conversation import DONE, Ask, Content, completion, content_event, contents, is_intact, judge
 from chaos.failover import breaks, failover
 from chaos.goals import Result, all_goals
@@ -27,7 +31,7 @@ def check(result: Result) -> None:
 
 def test_no_request_fails_while_one_of_two_nodes_misbehaves() -> None:
     check(
-        failover(seed=2, count=3000, rate=300, epoch_s=(0.3, 1.2), most_excused=0.05, most_turned_away=0.01)
+        failover(seed=2, count=3000, rate=300, epoch_s=(0.3, 1.2), most_excused=0.05, most_turned_away=0.002)
     )
 
 
@@ -45,6 +49,19 @@ def test_whoever_leaves_takes_the_nodes_connection_along() -> None:
 
 def test_every_goal_has_a_text_and_an_id_of_its_own() -> None:
     assert {"X01", "X03", "X04", "X14"} <= set(all_goals())
+
+
+def test_a_host_that_answers_early_reads_the_request_behind_the_rest(tmp_path: Path) -> None:
+    first, second = Ask("early-1", False, 5000).encode(), Ask("early-2", False, 5000).encode()
+    with bad_hosts(tmp_path, 1, seed=1, tls=False) as hosts:
+        hosts.follow([Plan(0.0, 0, ("early_413",))], monotonic())
+        with socket.create_connection(("127.0.0.1", hosts.ports[0]), timeout=60) as sock:
+            sock.sendall(first[:-1])
+            assert sock.recv(65536).startswith(b"HTTP/1.1 413 ")
+            sock.sendall(first[-1:] + second)
+            assert sock.recv(65536).startswith(b"HTTP/1.1 413 ")
+        read = [(one.id, one.nth, one.got == one.total) for one in hosts.report(tmp_path).requests]
+    assert read == [("early-1", 1, True), ("early-2", 2, True)]
 
 
 # --- What judges them -------------------------------------------------------------------------

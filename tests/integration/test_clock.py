@@ -7,6 +7,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+from python_process import environment
+
 PURE = "import build_guard; build_guard.prefer_source()\n" if os.environ.get("FASTGW_PURE") else ""
 
 
@@ -15,7 +17,7 @@ def test_setting_the_wall_clock_ends_nothing_early_and_nothing_late(ca_dir: Path
     run = f"{PURE}import runpy, sys\ndel sys.argv[0]\nrunpy.run_path(sys.argv[0], run_name='__main__')"
     done = subprocess.run(
         [sys.executable, "-c", run, str(script), str(ca_dir)],
-        env={**os.environ, "PYTHONPATH": os.pathsep.join(entry for entry in sys.path if entry)},
+        env=environment(),
         capture_output=True,
         text=True,
         timeout=100,

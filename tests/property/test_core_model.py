@@ -298,12 +298,17 @@ class Failover(RuleBasedStateMachine):
         for position in tried:
             positions.add(position)
         standing = [node.is_available(self.now) for node in nodes]
+        is_open = upstream.has_open(self.now, positions)
         attempt = upstream.start_attempt(self.now, positions)
         left = [index for index in range(len(nodes)) if index not in tried]
         available = [index for index in left if standing[index]]
         if attempt is None:
             assert not available
+            assert not is_open
             return
+        if tried:  # a first attempt may be a trial instead
+            assert is_open == (attempt.kind == PickKind.NORMAL)
+        assert is_open or attempt.kind != PickKind.NORMAL
         assert attempt.position in left
         assert attempt.position in positions
         assert attempt.node is nodes[attempt.position]

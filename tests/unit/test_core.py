@@ -639,6 +639,21 @@ def test_a_verdict_is_awaited_while_the_places_of_panic_are_taken_and_only_then(
     assert not Selector([]).awaits_verdict(1.0)
 
 
+def test_it_is_told_without_a_pick_whether_a_node_is_in_order() -> None:
+    nodes = [Node("a", 1), Node("b", 1, 0, -1, max_in_flight=1)]
+    selector = Selector(nodes)
+    assert selector.has_open(1.0)
+    assert selector.has_open(1.0, tried(0))
+    assert not selector.has_open(1.0, tried(0, 1))
+    assert Selector(nodes[1:]).pick(1.0) is nodes[1]  # it is full
+    assert not selector.has_open(1.0, tried(0))
+    nodes[0].eject(50.0, Cause.PASSIVE)
+    assert not selector.has_open(1.0)
+    assert not selector.has_open(60.0)  # that would be a trial
+    assert [node.picks for node in nodes] == [0, 1]
+    assert not Selector([]).has_open(1.0)
+
+
 def test_the_pauses_of_panic_double_until_one_succeeds() -> None:
     node = Node("a", 1)
     node.eject(5000.0, Cause.PASSIVE)
