@@ -195,7 +195,7 @@ class Gateway:
             self._retired_pools = [pool for pool in self._retired_pools if pool.busy or pool.dials]
         if now >= self._count_due:  # for the other workers' scrapes; one of our own looks itself
             self._count_due = now + 1.0
-            self.count_connections()
+            self.count_for_metrics()
         if now >= self._memory_due:
             self._memory_due = now + MEMORY_S
             self._mind_memory(now)
@@ -227,8 +227,8 @@ class Gateway:
         else:
             logger.warning("new requests are refused: %d of %d MiB of memory are taken", taken, limit)
 
-    def count_connections(self) -> None:
-        """Bring this process's part of the gauges up to date."""
+    def count_for_metrics(self) -> None:
+        """Bring this process's part of the metrics that are not counted request by request up to date."""
         assert self.generation is not None
         pools = [*self.generation.pools.values(), *self._retired_pools]
         self.recorder.set_connections(
@@ -238,6 +238,18 @@ class Gateway:
             idle=sum(len(pool.idle) for pool in pools),
             dialling=sum(len(pool.dials) for pool in pools),
         )
+        self.recorder.count_defences(**self._defences())
+
+    def _defences(self) -> dict[str, int]:
+        """How often this process has done what it does where something is short."""
+        listeners = set(self.server.listeners)
+        return {
+            "slow_evicted": sum(listener.slow_evicted for listener in listeners),
+            "idle_evicted": sum(listener.idle_evicted for listener in listeners),
+            "accept_pauses": self.server.pauses,
+            "stale_reuses": self.exchanges.stale_reuses,
+            "log_dropped": self.access_log.dropped if self.access_log is not None else 0,
+        }
 
     def _on_tick(self, now: float) -> None:
         """Show that we live; become the prober if nobody is."""
@@ -498,9 +510,7 @@ class Gateway:
             "timers": set_timers(),
             "exchanges": len(self.exchanges.live),
             "client_connections": self.server.clients(),
-            "accept_pauses": self.server.pauses,
-            "idle_evicted": sum(item.idle_evicted for item in set(self.server.listeners)),
-            "slow_evicted": sum(item.slow_evicted for item in set(self.server.listeners)),
+            **self._defences(),
             "node_connections": {
                 name: sum(pool.counts()[name] for pool in pools) for name in ("idle", "busy", "dialling")
             },
@@ -512,7 +522,6 @@ class Gateway:
             "answered_without_exchange": self.answered,
             "retries": self.exchanges.retries,
             "uncertain_replays": self.exchanges.uncertain_replays,
-            "stale_reuses": self.exchanges.stale_reuses,
             "streams_interrupted": self.exchanges.interrupted,
             "malformed_events": self.exchanges.malformed_events,
             "clients_gone": self.exchanges.client_gone,
@@ -522,7 +531,6 @@ class Gateway:
             "reloads": self.reloads,
             "generation": generation.number if generation is not None else 0,
             "objects": len(gc.get_objects()),
-            "log_dropped": self.access_log.dropped if self.access_log is not None else 0,
         }
 
 

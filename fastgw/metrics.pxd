@@ -61,6 +61,8 @@ cdef class Recorder:
     cdef int _overloaded
     cdef list _gone
     cdef list _connections
+    cdef list _defences
+    cdef list _seen_defences
 
     # Requests
     @cython.locals(

@@ -191,6 +191,28 @@ CONNECTIONS = Family(
     "Open connections to clients (busy: with a request under way) and to nodes.",
     ("side", "state"),
 )
+EVICTED = Family(
+    "fastgw_connections_evicted_total",
+    _COUNTER,
+    "Client connections closed to make room near max_connections: slow with their first head, or idle.",
+    ("reason",),
+)
+ACCEPT_PAUSES = Family(
+    "fastgw_accept_pauses_total",
+    _COUNTER,
+    "Times that no further connections were accepted, because max_connections was reached or file"
+    " descriptors ran short.",
+)
+STALE_REUSES = Family(
+    "fastgw_stale_reuses_total",
+    _COUNTER,
+    "Requests sent once more to the same node because it had closed their idle connection meanwhile.",
+)
+LOG_DROPPED = Family(
+    "fastgw_access_log_dropped_total",
+    _COUNTER,
+    "Lines of the access log that are lost: it could not be written, or not as fast as it grew.",
+)
 OVERLOADED = Family(
     "fastgw_overloaded_workers",
     _GAUGE,
@@ -269,6 +291,10 @@ COUNTED = (
     ACCOUNT_CHECKS,
     MODEL_MISSING,
     CONNECTIONS,
+    EVICTED,
+    ACCEPT_PAUSES,
+    STALE_REUSES,
+    LOG_DROPPED,
     OVERLOADED,
     REFUSED_SERIES,
 )
@@ -392,6 +418,15 @@ class Recorder:
         self._overloaded = self._slot(OVERLOADED)
         self._gone = [self._slot(DISCONNECTS, phase) for phase in PHASES]
         self._connections = [self._slot(CONNECTIONS, *labels) for labels in CONNECTION_STATES]
+        # In the order of count_defences.
+        self._defences = [
+            self._slot(EVICTED, "slow"),
+            self._slot(EVICTED, "idle"),
+            self._slot(ACCEPT_PAUSES),
+            self._slot(STALE_REUSES),
+            self._slot(LOG_DROPPED),
+        ]
+        self._seen_defences = [0] * len(self._defences)
 
     # --- Registering, when a configuration is loaded --------------------------------------------
 
@@ -646,6 +681,16 @@ class Recorder:
         figures = (requests, max(0, clients - requests), busy, idle, dialling)
         for slot, figure in zip(self._connections, figures, strict=True):
             self.metrics.set(slot, figure)
+
+    def count_defences(
+        self, *, slow_evicted: int, idle_evicted: int, accept_pauses: int, stale_reuses: int, log_dropped: int
+    ) -> None:
+        """Say how often this process has done, since its start, what it does where something is short."""
+        figures = [slow_evicted, idle_evicted, accept_pauses, stale_reuses, log_dropped]
+        for slot, figure, seen in zip(self._defences, figures, self._seen_defences, strict=True):
+            if figure != seen:
+                self.metrics.add(slot, figure - seen)
+        self._seen_defences = figures
 
     def set_overloaded(self, is_overloaded: bool) -> None:
         """Say whether this process refuses new requests for want of memory."""

@@ -73,7 +73,7 @@ def _process() -> list[Metric]:
 
 def _metrics(gateway: Gateway) -> Iterator[Metric]:
     """Every metric of our own, the large ones in pieces of one name; the figures are of one moment."""
-    gateway.count_connections()
+    gateway.count_for_metrics()
     samples = gateway.recorder.metrics.collect()
     rows: dict[str, list[Row]] = {}
     for name, _, labels, value in samples:  # what all workers have counted

@@ -518,7 +518,7 @@ class Answering(ExchangeEvents):
         self.client.finish(keep_alive, now)
 
     def end_tunnel(self, code: str, now: float) -> None:
-        """The tunnel that had the connections has closed them; ``code`` is b"" where a side wished it."""
+        """The tunnel that had the connections has closed them; ``code`` is "" where a side wished it."""
         self.note = code
         attempt, self.attempt = self.attempt, None
         if attempt is not None:

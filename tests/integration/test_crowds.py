@@ -8,6 +8,7 @@ from time import sleep
 
 from gateway_process import gateway_process
 from rig import running, wait_until
+from scrape import figures
 from wire_ends import Client, Message, answer, config_for, echoing, get, node, serving
 
 BUSY = get("/plain", "Content-Length: 1", method="POST")  # a request whose body is on its way
@@ -75,7 +76,10 @@ def test_idle_connections_make_room_for_new_ones(ca_dir: Path, loop_kind: str) -
         assert clients[0].rest() == b""
         assert clients[-1].ask(get("/plain")).status == 200
         assert rig.counts()["client_connections"] <= 5
-        assert rig.counts()["idle_evicted"] >= 15
+        evicted = rig.counts()["idle_evicted"]
+        assert evicted >= 15
+        told = figures(rig)["fastgw_connections_evicted_total"]
+        assert told == {("idle",): evicted, ("slow",): 0}
         for client in clients:
             client.close()
 

@@ -269,6 +269,19 @@ def test_a_client_that_leaves_is_counted_by_what_it_waited_for(make: Make) -> No
 # --- Loading a configuration ------------------------------------------------------------------
 
 
+def test_what_a_process_has_done_for_want_of_something_is_counted_once() -> None:
+    metrics = Metrics()
+    recorder, other = Recorder(metrics), Recorder(metrics)
+    told = {"slow_evicted": 5, "idle_evicted": 2, "accept_pauses": 1, "stale_reuses": 3, "log_dropped": 0}
+    recorder.count_defences(**told)
+    recorder.count_defences(**told | {"slow_evicted": 7})
+    other.count_defences(**told)  # of another process
+    assert counts_of(metrics, "fastgw_connections_evicted_total") == {("slow",): 12, ("idle",): 4}
+    assert counts_of(metrics, "fastgw_accept_pauses_total") == {(): 2}
+    assert counts_of(metrics, "fastgw_stale_reuses_total") == {(): 6}
+    assert counts_of(metrics, "fastgw_access_log_dropped_total") == {}
+
+
 def plan(name: str, upstream: Upstream | None) -> RoutePlan:
     return RoutePlan(name, upstream, ())
 
