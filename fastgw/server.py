@@ -19,6 +19,7 @@ from time import monotonic
 from typing import Any
 
 from .errors import ConfigError, FastgwError
+from .pem import chain_problem, no_password
 from .wire.client_connection import ClientState, Listener
 
 logger = logging.getLogger("fastgw.server")
@@ -62,25 +63,16 @@ class Certificate:
         """Show these from the next handshake on. Raises ConfigError, and then shows what it did."""
         self.check(chain_file, key_file)
         self.context.minimum_version = _TLS_VERSIONS[least_version]
-        self.context.load_cert_chain(chain_file, key_file, password=_no_password)
+        self.context.load_cert_chain(chain_file, key_file, password=no_password)
 
     @staticmethod
     def check(chain_file: str, key_file: str) -> None:
         """Raises ConfigError unless the files hold a chain and its key."""
-        try:
-            ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(
-                chain_file, key_file, password=_no_password
-            )
-        except (ssl.SSLError, OSError, ValueError) as error:
-            reason = getattr(error, "reason", None) or getattr(error, "strerror", None) or str(error)
-            reason = str(reason).replace("_", " ").lower()
+        problem = chain_problem(chain_file, key_file)
+        if problem is not None:
             raise ConfigError(
-                f"{chain_file} and {key_file} are no certificate chain and its key (PEM): {reason}"
-            ) from None
-
-
-def _no_password() -> str:
-    raise ValueError("the key is encrypted, and there is nobody to ask for its password")
+                f"{chain_file} and {key_file} are no certificate chain and its key: {problem[1]}"
+            )
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,7 +19,7 @@ LAYERS = [  # top to bottom; names on one line never import each other
     {"proxy"},
     {"routing", "embed"},
     {"balancing", "llm", "wire"},
-    {"_core", "errors", "_version", "redaction"},
+    {"_core", "errors", "_version", "redaction", "pem"},
     {"_node", "secret"},
     {"_record"},
     {"_shm", "_clock"},

@@ -105,7 +105,7 @@ def _node(builder: Builder, values: Values, path: Path) -> list[NodeConfig]:
         capabilities=tuple((values.get("capabilities") or {}).items()),
         strict=values.get("strict", False),
         max_in_flight=whole(values, "max_in_flight", 0),
-        ca_file=builder.file(values, "ca_file", path),
+        ca_file=builder.ca_file(values, path),
         scheme=endpoint.scheme,
         active=builder.active_check(values, path, endpoint.scheme),
         # Where an endpoint was written, nobody knows what else is there.

@@ -13,6 +13,7 @@ from dataclasses import replace
 from pathlib import Path as FilePath
 from typing import Any
 
+from fastgw import pem
 from fastgw.config import defaults, key_file
 from fastgw.config.addresses import is_loopback, parse_connect_to, parse_host, parse_listen, with_port
 from fastgw.config.marks import Document
@@ -113,7 +114,7 @@ class Builder:
             keepalive=self._keepalive(values.get("keepalive_pool")),
             active=self.active_check(values, path, scheme),
             passive=self._passive(values, path),
-            ca_file=self.file(values, "ca_file", path),
+            ca_file=self.ca_file(values, path),
             mark=self.mark(path),
         )
         if (values.get("tls") or {}).get("verify") is False:
@@ -199,7 +200,7 @@ class Builder:
             strict=values.get("strict", False),
             timeout=self.timeouts(values, "timeout"),
             max_in_flight=whole(values, "max_in_flight", 0),
-            ca_file=self.file(values, "ca_file", path),
+            ca_file=self.ca_file(values, path),
             account=self.account_check(account, values, implied) if auth else None,
             metadata=values.get("metadata") or EMPTY,
             mark=self.mark(path),
@@ -538,17 +539,19 @@ class Builder:
                 if text is not None:
                     self.error((*path, "connect_to", index), str(error))
         taken["connect_to"] = tuple(connections)
-        taken["ca_file"] = self.file(values, "ca_file", path)
+        taken["ca_file"] = self.ca_file(values, path)
         taken["tls"] = self._tls(taken.pop("tls", None), (*path, "tls"))
         return ProcessConfig(**taken)
 
     def _tls(self, values: Values | None, path: Path) -> TlsConfig | None:
-        """The listeners' certificate; whether it is one is seen when it is loaded."""
+        """The listeners' certificate."""
         if not values:
             return None
         certificate, key = (self.file(values, name, path) for name in ("certificate", "key"))
-        if key and os.access(key, os.R_OK) and not self.allows_exposed and key_file.is_exposed(key):
+        if key and not self.allows_exposed and key_file.is_exposed(key):
             self.error((*path, "key"), key_file.EXPOSED, key_file.EXPOSED_HINT)
+        elif certificate and key and (problem := pem.chain_problem(certificate, key)) is not None:
+            self.error((*path, problem[0]), problem[1])
         return TlsConfig(certificate or "", key or "", str(values.get("min_version", "1.2")))
 
     def _address(self, text: str, path: Path) -> str | None:
@@ -586,6 +589,13 @@ class Builder:
             self.error((*path, key), f"{error}, got {self.shown(text, (*path, key))}")
             return ""
 
+    def ca_file(self, values: Values, path: Path) -> str | None:
+        """The certificates of those who may vouch for a node."""
+        file = self.file(values, "ca_file", path)
+        if file is not None and (problem := pem.authorities_problem(file)) is not None:
+            self.error((*path, "ca_file"), problem)
+        return file
+
     def file(self, values: Values, key: str, path: Path) -> str | None:
         """A file that must be readable, relative to the configuration's directory."""
         name = values.get(key)
@@ -595,6 +605,7 @@ class Builder:
             file = (self.base / name).absolute()
             if not file.is_file() or not os.access(file, os.R_OK):
                 self.error((*path, key), "no file that can be read has this name")
+                return None
         except (OSError, ValueError):
             self.error((*path, key), "not a file name")
             return None

@@ -7,6 +7,7 @@ from hashlib import sha1
 from pathlib import Path
 
 import pytest
+import trustme
 
 from fastgw.config import (
     AccountCheck,
@@ -247,7 +248,7 @@ def test_an_upstream_without_nodes_is_a_mistake_in_profile_llm_only() -> None:
 
 
 def test_a_node_with_everything(tmp_path: Path) -> None:
-    (tmp_path / "ca.pem").write_text("x")
+    trustme.CA().cert_pem.write_to_path(tmp_path / "ca.pem")
     fields = """\
         host: Box.Example, port: 8000, weight: 0, priority: -3, name: box, provider: openai,
         auth: {header: {Authorization: "Bearer ${K}", X-N: 5}, query: {key: "${K}"}},
