@@ -76,10 +76,26 @@ class Redactor:
     def mask_body(self, body: bytes) -> bytes:
         """A body with stars in the place of each secret: it stays as long as it was."""
         for form in self._forms:
-            data = form.reveal().encode("utf-8", "surrogatepass")
+            data = _encoded(form)
             if data in body:
                 body = body.replace(data, b"*" * len(data))
         return _BODY_KEY.sub(_stars, body) if self.by_shape else body
+
+    def unfinished(self, body: bytes) -> int:
+        """How many bytes at the end of a part of a body may be the beginning of a known secret."""
+        return max((_overlap(body, _encoded(form)) for form in self._forms), default=0)
+
+
+def _encoded(form: Secret) -> bytes:
+    return form.reveal().encode("utf-8", "surrogatepass")
+
+
+def _overlap(body: bytes, data: bytes) -> int:
+    """The size of the longest end of ``body`` that ``data`` begins with, and goes on behind."""
+    at = body.find(data[:1], max(0, len(body) - len(data) + 1))
+    while at >= 0 and not data.startswith(body[at:]):
+        at = body.find(data[:1], at + 1)
+    return len(body) - at if at >= 0 else 0
 
 
 def _forms_of(value: str) -> set[str]:

@@ -59,6 +59,7 @@ from .resumption import Resumption, can_be_resumed
 HELD_ERROR_BYTES = 64 * 1024  # of an error answer, read to learn what it means
 HELD_ERROR_S = 5.0  # ... and for how long
 JOIN_BYTES = 64 * 1024  # a larger body is written apart from its head instead of copied
+NO_SUCCESS = 300  # from this status on a node may repeat our key: what it was, or where to go with it
 
 _FIRST_CONTENT = int(
     EventKind.CONTENT | EventKind.REASONING | EventKind.TOOL_CALL | EventKind.FINISH | EventKind.OTHER
@@ -67,7 +68,7 @@ _SILENT = int(EventKind.COMMENT | EventKind.BLANK)
 _ERROR = int(EventKind.ERROR)
 # As C integers, which imported names are not.
 _NO_BODY, _CHUNKED_BODY, _UNTIL_CLOSE = int(NO_BODY), int(CHUNKED_BODY), int(UNTIL_CLOSE)
-_JOIN_BYTES = JOIN_BYTES
+_JOIN_BYTES, _NO_SUCCESS = JOIN_BYTES, NO_SUCCESS
 
 _READING, _CONNECTING, _WAITING, _HOLDING, _REFUSED, _RELAYING, _DONE = (int(phase) for phase in Phase)
 
@@ -353,6 +354,8 @@ class Exchange(Choosing):
             self._connect_anew(now)
             return
         self.node_status = head.status
+        if head.status >= _NO_SUCCESS:
+            head.mask(self.link.redactor.mask_body)  # type: ignore[union-attr]
         if self.resumption is not None and head.status < 400 and not head.is_event_stream:
             self._node_done(False)
             self._failed(BadResponse("the provider's answer is no stream"), now)
@@ -696,8 +699,9 @@ class Exchange(Choosing):
                 self.client.send(out)
                 self._send_whole(content, now)
                 return
-            redactor = self.link.redactor if head.status >= 400 else None  # type: ignore[union-attr]
+            redactor = self.link.redactor if head.status >= _NO_SUCCESS else None  # type: ignore[union-attr]
             self.relay = relay = Relay(node.framer, framing, None, redactor)
+            content = relay.masked_part(content, False)
         else:
             framing = _CHUNKED_BODY if relay.is_chunked else _UNTIL_CLOSE
             if complete:
@@ -787,7 +791,9 @@ class Exchange(Choosing):
         if status == 101:  # it is there, and was asked for
             self._open_tunnel(content, now)
         else:
-            self._commit(self._masked(content) if status >= 400 else content, complete, now)
+            self._commit(
+                self._masked(content) if complete and status >= _NO_SUCCESS else content, complete, now
+            )
 
     # --- Deadlines ----------------------------------------------------------------------------
 

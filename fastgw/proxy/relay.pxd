@@ -50,6 +50,8 @@ cdef class Relay:
     cdef bytes _filtered(self, bytes content)
     cdef bytes _with_error(self, bytes before, bytes event)
     cdef bytes _masked(self, bytes content)
+    @cython.locals(size=Py_ssize_t)
+    cpdef bytes masked_part(self, bytes content, bint complete)
     # Framing
     cpdef bytes wrap(self, bytes content, bint complete)
     @cython.locals(framer=BodyFramer)

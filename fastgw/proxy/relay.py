@@ -78,7 +78,7 @@ class Relay:
         self.is_same_framing = framer.is_chunked == self.is_chunked
         self.scanner = scanner
         self.redactor = redactor
-        self.tail = b""
+        self.tail = b""  # of an event that is not whole or, without a scanner, of what may be a secret
         self.pending = 0  # bytes at the end of what was read, tail included, that are no whole event yet
         self.mask = 0  # kinds of event in the last read
         self.rare: list[tuple[int, int, int]] | None = None  # where in it events to drop lie, and their kinds
@@ -197,6 +197,19 @@ class Relay:
         masked: bytes = self.redactor.mask_body(content)
         return masked
 
+    def masked_part(self, content: bytes, complete: bool) -> bytes:
+        """What may go out now of a body that is one error; the beginning of a secret is kept for its rest."""
+        redactor = self.redactor
+        if redactor is None:
+            return content
+        content = self._masked(joined(self.tail, content))
+        self.tail = b""
+        size = 0 if complete else redactor.unfinished(content)
+        if size:
+            self.tail = content[-size:]
+            content = content[:-size]
+        return content
+
     # --- Framing ------------------------------------------------------------------------------
 
     def wrap(self, content: bytes, complete: bool) -> bytes:
@@ -209,7 +222,7 @@ class Relay:
         if self.scanner is None:
             if self.is_same_framing and framer.is_verbatim and self.redactor is None:
                 return data if start == 0 and end == len(data) else part(data, start, end)
-            return self.wrap(self._masked(framer.decoded(data)), False)
+            return self.wrap(self.masked_part(framer.decoded(data), False), False)
         self._scan(data)
         if (
             self.pending == 0
@@ -226,7 +239,7 @@ class Relay:
     def finish(self, data: bytes) -> bytes:
         """The content of the last read of a body that is complete, and all that was kept back."""
         if self.scanner is None:
-            return self._masked(self.framer.decoded(data))
+            return self.masked_part(self.framer.decoded(data), True)
         content = self.take(data)
         if self.is_broken() or not (self.tail or self.is_mid_event):
             return content

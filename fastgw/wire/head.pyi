@@ -4,7 +4,7 @@ A head is made by its scan function only. An attribute that is None where its ty
 belongs to a head that was made by hand.
 """
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Final
 
 from typing_extensions import disjoint_base
@@ -78,6 +78,8 @@ class ResponseHead(Head):
     status: Final[int]
     is_event_stream: Final[bool]
     is_json: Final[bool]
+    def mask(self, masked: Callable[[bytes], bytes]) -> None:
+        """Show what ``masked`` makes of each line in its place; no line may change its length."""
 
 def scan_request(data: bytes, start: int, limits: Limits) -> RequestHead | None:
     """Scan the request head that begins at ``start``.

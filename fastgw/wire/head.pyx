@@ -212,6 +212,16 @@ cdef class ResponseHead(Head):
     def __repr__(self):
         return f"<ResponseHead {self.status}>"
 
+    def mask(self, masked):
+        """Show what ``masked`` makes of each line in its place; no line may change its length."""
+        cdef bytes raw
+        lines = self.raw.split(b"\r\n")  # one by one: no end of a line can be lost
+        shown = [masked(line) for line in lines]
+        if list(map(len, shown)) != list(map(len, lines)):
+            raise ValueError("a masked line has another length")
+        raw = b"\r\n".join(shown)
+        self.raw = raw
+
 
 cdef object _bad(bint is_request, str message, int status=400, str code="bad_request"):
     if is_request:

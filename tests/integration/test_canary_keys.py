@@ -126,6 +126,11 @@ def primary(peer: Peer) -> None:
             peer.send(answer(quoted(request), JSON))
         elif what == "quoted":
             peer.send(answer(quoted(request), JSON, status="422 No"))
+        elif what == "quoted in the head":
+            words = f"X-Words: {json.loads(quoted(request))['error']['message']}"
+            peer.send(answer(quoted(request), JSON, words, status=f"422 {request['authorization']}"))
+        elif what == "redirect":
+            peer.send(answer(quoted(request), JSON, f"Location: {request.target}", status="307 Elsewhere"))
         elif what == "quoted at length":  # more than is held
             peer.send(answer(quoted(request) + b" " * 100_000, JSON, status="422 No"))
         elif what.isdigit():
@@ -254,9 +259,14 @@ def test_what_a_provider_says_to_the_caller_does_not_repeat_our_keys(tmp_path: P
             got = all_.ask(what)
             assert (got.status, got.is_whole) == (status, True)
             assert b"too many messages for ******" in got.body
+        for what, status in (("quoted in the head", 422), ("redirect", 307)):
+            got = all_.ask(what)
+            assert (got.status, got.is_whole) == (status, True)
+            assert b"******" in got.raw.partition(b"\r\n\r\n")[0]
+            assert b"too many messages for ******" in got.body
         for what in ("late error event", "last error event"):  # as an event, or as an error if it came early
             assert b"too many messages for ******" in all_.ask(what, stream=True).raw
-        assert len(all_.one.asked) >= 5
+        assert len(all_.one.asked) >= 7
         for where, data in all_.seen.items():
             assert_clean(where, data, *ONE.values(), *TWO.values(), *NOBODYS)
 

@@ -65,6 +65,24 @@ def test_more_can_be_known_and_none_of_it_is_printed() -> None:
     assert "canary" not in repr(redactor) + str([redactor, redactor._forms])
 
 
+@pytest.mark.parametrize(
+    ("body", "size"),
+    [
+        (b"", 0),
+        (b"the key is abca", 4),
+        (b"the key is abcabcd", 7),
+        (b"abcabcdx", 4),
+        (b"abcabcdef", 0),  # whole: nothing is missing
+        (b"nothing", 0),
+        (b"xyzabc xyz", 10),  # the longer of two beginnings
+    ],
+)
+def test_what_may_be_the_beginning_of_a_secret_is_known(body: bytes, size: int) -> None:
+    redactor = Redactor([Secret("abcabcdef"), Secret("bcdx01234"), Secret("xyzabc xyz-"), Secret("z-012345")])
+    assert redactor.unfinished(body) == size
+    assert Redactor().unfinished(body) == 0
+
+
 def test_a_body_without_a_secret_stays_the_same() -> None:
     body = b'{"error": {"message": "too long"}}'
     assert Redactor([Secret(KEY)]).mask_body(body) == body

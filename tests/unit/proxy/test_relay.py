@@ -7,6 +7,8 @@ from exchange_bench import DONE, ERROR, FINISH, KEEP_ALIVE, ROLE, chunk, content
 
 from fastgw.llm.sse import EventScanner
 from fastgw.proxy.relay import MALFORMED_EVENTS, TAIL_BYTES, Relay
+from fastgw.redaction import Redactor
+from fastgw.secret import Secret
 from fastgw.wire.framing import BodyFramer
 from fastgw.wire.head import CHUNKED_BODY, LAST_CHUNK, UNTIL_CLOSE
 
@@ -198,3 +200,25 @@ def test_a_body_that_is_not_looked_at_has_no_words() -> None:
     bench.pass_on(chunk(ERROR))
     assert bench.finish(chunk(BAD) + LAST_CHUNK) == BAD
     assert bench.relay.is_ended() and not bench.relay.is_broken() and not bench.relay.shows_progress()
+
+
+# --- Errors that repeat a key -----------------------------------------------------------------
+
+KEY = b"canary.of.the.node"
+REPEATING = b"no: canary.of.what? " + KEY + b", " + KEY
+
+
+@pytest.mark.parametrize("at", range(1, len(REPEATING)))
+@pytest.mark.parametrize("client", [CHUNKED_BODY, UNTIL_CLOSE, len(REPEATING)])
+def test_a_key_is_masked_wherever_the_reads_cut_it(at: int, client: int) -> None:
+    bench = Bench(len(REPEATING), client, events=False)
+    bench.relay.redactor = Redactor([Secret(KEY.decode())], by_shape=False)
+    passed = bench.pass_on(REPEATING[:at])
+    rest = bench.relay.wrap(bench.finish(REPEATING[at:]), True)
+    got = BodyFramer()
+    got.expect(client)
+    body = b""
+    for part in (passed, rest):
+        got.feed(part, 0)
+        body += got.decoded(part)
+    assert body == REPEATING.replace(KEY, b"*" * len(KEY))

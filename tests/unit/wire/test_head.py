@@ -592,3 +592,22 @@ def test_writing_nothing_is_an_error_and_no_crash() -> None:
         RequestTemplate(b"a").render(request(), None, b"/", 0)  # type: ignore[arg-type]
     with pytest.raises(TypeError):
         ResponseTemplate().render(None, 0, True, 1, b"")  # type: ignore[arg-type]
+
+
+# --- What a node repeats ----------------------------------------------------------------------
+
+
+def test_a_masked_head_is_written_with_the_masks() -> None:
+    head = response("Location: /?key=abc", "X-abc:abc ", "Content-Length: 3", line="HTTP/1.1 302 to abc")
+    head.mask(lambda line: line.replace(b"abc", b"***"))
+    assert ResponseTemplate().render(head, head.content_length, True, 1, b"") == (
+        b"HTTP/1.1 302 to ***\r\nLocation: /?key=***\r\nX-***: ***\r\ncontent-length: 3\r\n\r\n"
+    )
+    assert head.get(b"location") == b"/?key=***"
+
+
+def test_masks_of_another_length_are_refused() -> None:
+    head = response("X: abc")
+    with pytest.raises(ValueError, match="another length"):
+        head.mask(lambda line: line.replace(b"abc", b"*"))
+    assert head.get(b"x") == b"abc"
