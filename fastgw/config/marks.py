@@ -20,7 +20,9 @@ MAX_DEPTH = 20
 MAX_ALIASES = 100
 MAX_VALUES = 100_000  # counted after aliases are followed
 
-_SECRET_KEYS = frozenset(("auth", "headers", "key", "admin_token", "req_headers", "http_request_headers"))
+_SECRET_KEYS = frozenset(
+    ("auth", "headers", "key", "admin_token", "endpoint", "req_headers", "http_request_headers")
+)
 _LOADER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 _TAG = "tag:yaml.org,2002:"
 _DECIMAL = re.compile(r"[-+]?(?:0|[1-9][0-9_]*)", re.ASCII)
@@ -235,7 +237,11 @@ def _position(mark: Any) -> tuple[int, int]:
 
 
 def _tag_fault(tag: str) -> tuple[str, str]:
-    return f"the tag {shown(tag.replace(_TAG, '!!'))} is not accepted", "configuration values need no tags"
+    if tag.startswith(_TAG):
+        found = f"the tag {shown(tag.replace(_TAG, '!!'))} is not accepted"
+        return found, "configuration values need no tags"
+    # It is not shown, for it may be a key.
+    return "a text that begins with `!` is a tag, which is not accepted", "put it in quotes if text is meant"
 
 
 def _resolve(node: _Node, tag: str) -> None:

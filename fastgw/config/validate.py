@@ -208,14 +208,16 @@ class _Judge:
         else:
             message = f"expected {_expected(schema)}"
             if error.validator != "anyOf":
-                message += self._got(value, path)
+                message += self._got(value, path, schema)
             hint = self._hint(value, path, schema)
         position = self._document.position(path)
         self._report.error(position, path, message, hint)
 
-    def _got(self, value: Any, path: Path) -> str:
+    def _got(self, value: Any, path: Path, schema: Schema) -> str:
         if value is None:
             return ", got nothing"
+        if isinstance(value, str) and schema.get("type") == "object":
+            return ", got a text"  # `key:VALUE`, or the value alone: what stands there may be a key
         if isinstance(value, (dict, list)):
             return f", got {shown(value)}"
         if self._document.is_secret(path):

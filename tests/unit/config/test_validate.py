@@ -150,6 +150,21 @@ def test_a_literal_that_looks_like_a_key_is_never_shown(secret: str) -> None:
     assert secret not in "\n".join(mistakes(text))
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        "consumers: [{username: u, plugins: {key-auth: hunter-2-hunter}}]",
+        "consumers:\n  - username: u\n    plugins:\n      key-auth:\n        key:hunter-2-hunter\n",
+        "consumers: [{username: u, plugins: {key-auth: {key: !hunter-2-hunter}}}]",
+        in_route("plugins: {ai-proxy: {override: {endpoint: 'ftp://a.example/?key=hunter-2-hunter'}}}"),
+    ],
+    ids=["alone", "without a space", "as a tag", "in an endpoint"],
+)
+def test_a_key_that_looks_like_none_is_not_shown_where_it_is_written_wrongly(text: str) -> None:
+    found = "\n".join(mistakes(text))
+    assert found and "hunter" not in found
+
+
 def test_wrong_values_in_secret_places_are_never_shown() -> None:
     text = edited(
         "weight: 1", 'weight: 1, auth: {header: {A: ["hunter2"], B: "a\\nhunter2"}, query: hunter2}'
