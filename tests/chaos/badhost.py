@@ -99,11 +99,18 @@ class RequestSeen:
 
 @dataclass
 class ConnectionSeen:
-    """One connection as a host saw it; ``ended`` 0: it is still open; ``unread``: bytes behind a request."""
+    """One connection as a host saw it.
+
+    Attributes:
+        fault: that struck it when it was accepted; "" if none.
+        ended: 0: it is still open.
+        unread: bytes behind a request.
+    """
 
     number: int
     host: int
     accepted: float
+    fault: str = ""
     requests: int = 0
     ended: float = 0.0
     ended_by: str = ""
@@ -172,6 +179,8 @@ class Link(asyncio.Protocol):
         host.bench.connections.append(self.seen)
         fault = host.draw(Strikes.ACCEPT, f"connection {self.seen.number}")
         variant = None
+        if fault is not None:
+            self.seen.fault = fault.name
         if fault is not None and fault.name == "bad_certificate":
             variant = VARIANTS[self.seen.number % len(VARIANTS)]
             fault = None

@@ -5,16 +5,16 @@ from __future__ import annotations
 import asyncio
 import random
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from time import monotonic
 
-from .badhost import Plan
+from .badhost import Plan, Report
 from .conversation import Ask, Content
-from .faults import AFTER_CONTENT, BEFORE_CONTENT, CALLERS, FAULTS, HARMLESS
+from .faults import AFTER_CONTENT, BEFORE_CONTENT, CALLERS, FAULTS, HARMLESS, Strikes
 from .goals import Result, goal
 from .load import Clients, Seen, percentile
 from .oracle import Verdict, judge
-from .stage import Stage, configuration, stage
+from .stage import Line, Stage, configuration, stage
 
 RATE = 250.0  # requests a second: what two cores carry, with the load and the hosts on them
 EPOCH_S = (0.5, 5.0)
@@ -22,6 +22,8 @@ EPOCH_S = (0.5, 5.0)
 # own word it misbehaves until it is tried again, after as long as that has gone on, and this.
 RESTS_S = 4.5  # an overload that names no time
 RESTING = [name for name in BEFORE_CONTENT if FAULTS[name].rests]
+FAULTED = (*BEFORE_CONTENT, *HARMLESS, *CALLERS)  # all that X01 plays
+REFUSED = "upstream_connect_failed"
 PASSING = [name for name in BEFORE_CONTENT if not FAULTS[name].rests]
 
 
@@ -29,18 +31,29 @@ def faulty_epochs(seed: int, seconds: float, epoch_s: tuple[float, float] = EPOC
     """At any time one of two hosts misbehaves before its content, the other is at most odd."""
     rng = random.Random(seed)
     plans = []
+    passing: list[str] = []  # those whose turn is still to come
+    resting: list[str] = []
     at = 0.0
+    number = 0
     while at < seconds:
+        number += 1
         bad = rng.randrange(2)
         # A node that fails all the time is out at once; one that fails now and then is not.
-        is_mixed = rng.random() < 0.6
-        rests = rng.random() < 0.2
+        is_mixed = number % 2 == 0
+        rests = number % 5 == 0
         names = rng.sample(PASSING, 6)
         if rests:
             names[:2] = rng.sample(RESTING, 2)
-        if not is_mixed:
-            del names[1:]
         share = rng.choice((0.05, 0.1, 0.2, 0.4) if is_mixed else (0.1, 0.3, 1.0))
+        if not is_mixed:
+            # Each in its turn: by chance alone some would never be played.
+            turns = resting if rests else passing
+            if not turns:
+                turns += RESTING if rests else PASSING
+                rng.shuffle(turns)
+            names = [turns.pop()]
+            if FAULTS[names[0]].strikes is Strikes.ACCEPT:
+                share = 1.0  # new connections are few
         length = rng.uniform(*epoch_s) * (0.4 if rests else 1.0)
         plans.append(Plan(at, bad, tuple(names), share, is_bad=True))
         plans.append(Plan(at, 1 - bad, (*HARMLESS, *CALLERS), rng.choice((0.0, 0.1, 0.3))))
@@ -74,6 +87,14 @@ def run_load(on: Stage, asked: Iterator[Ask], rate: float, start: float) -> list
     return asyncio.run(run())
 
 
+def never_struck(report: Report, log: Mapping[str, Line], faults: Iterable[str]) -> list[str]:
+    """Which of these faults no request met."""
+    met = {request.fault for request in report.requests} | {link.fault for link in report.connections}
+    if any(outcome == REFUSED for line in log.values() for _, outcome, *_ in line.attempts):
+        met.add("refuse")  # of which the host sees nothing
+    return [name for name in faults if name not in met]
+
+
 def failover(
     seed: int,
     count: int,
@@ -82,13 +103,16 @@ def failover(
     epoch_s: tuple[float, float] = EPOCH_S,
     most_excused: float = 0.005,
     most_turned_away: float = 0.0,
+    most_unmet: int = len(FAULTED),
 ) -> Result:
     """X01 with so many requests.
 
     Args:
-        most_excused: which share of them both nodes may strike, around a change.
+        most_excused: which share of them both nodes may strike, around a change, or may fail while the
+            machine stands still.
         most_turned_away: ... may come when both nodes are out, the good one for what it did before, and all
             trials are taken: a burst of them, where the machine is busy.
+        most_unmet: so many of the faults may not have struck at all.
     """
     with stage(2, seed, configuration([("/v1", [0, 1])])) as on:
         start = monotonic() + 0.5
@@ -100,10 +124,13 @@ def failover(
         findings = judge(seen, report, log, 2)
         errors = on.errors
     verdicts = findings.verdicts
-    hit = sum(r.fault in BEFORE_CONTENT for r in report.requests)
+    seen_by_hosts = (*report.requests, *report.connections)
+    hit = sum(one.fault in BEFORE_CONTENT for one in seen_by_hosts)
+    unmet = never_struck(report, log, FAULTED)
     measured: dict[str, int | float] = {
         "requests": len(seen),
         "struck": hit,
+        "faults that never struck": len(unmet),
         "failed inexcusably": verdicts[Verdict.FAILED] + verdicts[Verdict.CUT],
         "turned away": verdicts[Verdict.TURNED_AWAY],
         "corrupted": verdicts[Verdict.CORRUPTED] + findings.damaged,
@@ -120,12 +147,14 @@ def failover(
     ok = (
         not measured["failed inexcusably"]
         and not measured["corrupted"]
-        and measured["excused"] <= len(seen) * most_excused
+        and measured["excused"] + measured["failed in them"] <= len(seen) * most_excused
         and measured["turned away"] <= len(seen) * most_turned_away
         and findings.duplicates <= findings.replays <= risk <= findings.replays + findings.unseen
+        and len(unmet) <= most_unmet
         and not errors
     )
-    return Result(measured, bool(ok), [*findings.notes, *errors])
+    never = f"never struck: {', '.join(unmet)}"
+    return Result(measured, bool(ok), [*findings.notes, *errors, never])
 
 
 @goal(
@@ -134,7 +163,8 @@ def failover(
     " and the metric tells each that may have run twice",
 )
 def x01(seed: int, scale: float) -> Result:
-    return failover(seed, round(100_000 * scale))
+    # A smaller run has not the time for all of them.
+    return failover(seed, round(100_000 * scale), most_unmet=0 if scale >= 1 else len(FAULTED))
 
 
 def breaks(seed: int, count: int, *, rate: float = RATE, most_early: float = 0.01) -> Result:
@@ -167,9 +197,11 @@ def breaks(seed: int, count: int, *, rate: float = RATE, most_early: float = 0.0
         and one.generation != ""
         for one in seen
     )
+    unmet = never_struck(report, log, AFTER_CONTENT)
     again = sum(bool(one.generation) and hosts[one.ask.id][-1] != one.generation for one in seen)
     measured: dict[str, int | float] = {
         "streams": len(seen),
+        "breaks that never struck": len(unmet),
         "ended with an error": honest,
         "failed before their content": len(early),
         "false ends": sum(one.is_lie or one.is_done for one in seen),
@@ -183,6 +215,7 @@ def breaks(seed: int, count: int, *, rate: float = RATE, most_early: float = 0.0
         and len(early) <= len(seen) * most_early
         and not again
         and not findings.damaged
+        and not unmet
         and not errors
     )
     others = [one for one in seen if one.status != 200 or not one.has_error or one.is_whole]

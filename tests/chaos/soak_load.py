@@ -102,8 +102,8 @@ class Load:
             kind = "plain" if dice < 0.55 else "stream"
             is_stream = kind == "stream"
             may_break_off = False
-            if self.random.random() < self.broken:
-                kind = "failed over, " + kind
+            is_to_break = self.random.random() < self.broken
+            if is_to_break:
                 text += " " + BREAK
             elif is_stream and self.random.random() < self.cut:
                 may_break_off = True
@@ -113,6 +113,8 @@ class Load:
             fine = answer.status == 200 and answer.is_whole and answer.body.count(mark.encode()) == 1
             if is_stream:
                 fine = fine and answer.body.endswith(b"data: [DONE]\n\n")
+            if is_to_break and answer.headers.get("x-fastgw-attempts") != "1":
+                kind = "failed over, " + kind  # else the primary was cutting streams just then, or was out
             if may_break_off and not fine:
                 kind = "cut"
                 fine = not answer.is_whole and b'"stream_interrupted"' in answer.body

@@ -27,6 +27,7 @@ DEADLINES = {
 }
 PATIENT = {**dict.fromkeys(DEADLINES, 20.0), "total": 60.0}  # nobody waits for one of these
 _SAMPLE = re.compile(r"^(\w+)(?:\{(.*)\})? (\S+)$", re.MULTILINE)
+_SUPERVISOR = re.compile(r" (error|warning) +fastgw\.supervisor: ")
 _LINE = re.compile(r'" (\d+) \d+ request_id=(\S+) .* attempts=(\S+) note=(\S+)$')
 
 
@@ -59,6 +60,7 @@ class Stage:
             text = connection.getresponse().read().decode()
         finally:
             connection.close()
+        assert f"# TYPE {name} " in text, f"there is no metric {name}"
         return sum(
             float(value)
             for sample, given, value in _SAMPLE.findall(text)
@@ -84,9 +86,11 @@ class Stage:
 
     @property
     def errors(self) -> list[str]:
-        """What the gateway has said on standard error that is a fault of its own."""
+        """What the gateway has said on standard error that is a fault of its own, dead workers too."""
         return [
-            line for line in self.workers.process.err.splitlines() if "Traceback" in line or "Error:" in line
+            line
+            for line in self.workers.process.err.splitlines()
+            if "Traceback" in line or "Error:" in line or _SUPERVISOR.search(line)
         ]
 
 

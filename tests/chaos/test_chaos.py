@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import socket
 from pathlib import Path
 from time import monotonic
 
 import pytest
-from chaos.badhost import Plan, Report, RequestSeen, bad_hosts
+from chaos.badhost import ConnectionSeen, Plan, Report, RequestSeen, bad_hosts
 from chaos.conversation import DONE, Ask, Content, completion, content_event, contents, is_intact, judge
-from chaos.failover import breaks, failover
+from chaos.failover import breaks, failover, faulty_epochs, never_struck
+from chaos.faults import BEFORE_CONTENT
 from chaos.goals import Result, all_goals
 from chaos.leaving import leaving
 from chaos.load import Seen
 from chaos.oracle import Verdict
 from chaos.oracle import judge as judge_all
-from chaos.stage import Line
+from chaos.stage import Line, configuration, stage
 from chaos.stale import stale_reuse
 
 pytestmark = pytest.mark.timeout(120)
@@ -142,6 +145,32 @@ def test_a_request_is_judged_by_what_its_client_saw(
         [one], Report([], [], windows), {ID: Line(502, [("h0.chaos.test:443", "x")], "-")}, 2
     )
     assert findings.verdicts == {verdict: 1}
+
+
+def test_every_fault_has_its_turn_in_a_run_of_full_size() -> None:
+    for seed in range(100):
+        alone = {plan.faults for plan in faulty_epochs(seed, 410.0) if plan.is_bad and len(plan.faults) == 1}
+        assert alone == {(name,) for name in BEFORE_CONTENT}, seed
+
+
+def test_a_fault_that_struck_nobody_is_told() -> None:
+    struck = ConnectionSeen(1, 0, 1.0, "accept_and_hang")
+    report = Report([request(0, fault="reset_in_head")], [struck], [])
+    refused = {ID: Line(200, [("h0.chaos.test:443", "upstream_connect_failed")], "-")}
+    names = ["refuse", "huge_head", "accept_and_hang", "reset_in_head"]
+    assert never_struck(report, refused, names) == ["huge_head"]
+    assert never_struck(report, {}, names) == ["refuse", "huge_head"]
+
+
+def test_a_dead_worker_and_an_unknown_metric_are_noticed() -> None:
+    with stage(1, 1, configuration([("/v1", [0])])) as on:
+        assert on.metric("fastgw_node_ejected") == 0
+        with pytest.raises(AssertionError, match="no metric"):
+            on.metric("fastgw_node_eject")
+        assert on.errors == []
+        os.kill(on.workers.children()[0], signal.SIGKILL)
+        on.workers.process.saw("starting it again")
+        assert len(on.errors) == 1
 
 
 @pytest.mark.parametrize(
