@@ -12,7 +12,6 @@ import gc
 import logging
 import pickle
 import socket
-import sys
 from dataclasses import replace
 
 import uvloop
@@ -57,7 +56,7 @@ def run(config: Config, source: Source) -> Exit:
     try:
         crew.prepare()
     except ListenFailed as error:
-        sys.stderr.write(f"fastgw: {error}\n")
+        logs.tell(f"fastgw: {error}\n")
         return Exit.LISTEN
     except FastgwError as error:
         return refused(error)

@@ -47,6 +47,16 @@ def mask(text: str) -> str:
     return _redactor.mask(text)
 
 
+def tell(text: str) -> None:
+    """Write what is no record to standard error, in so far as that takes it: nobody has to listen."""
+    data = memoryview(text.encode(errors="backslashreplace"))
+    try:
+        while data:
+            data = data[os.write(2, data) :]
+    except OSError:
+        pass  # nobody listens any more, or the disk is full
+
+
 def _printable(text: str) -> str:
     """Line breaks stay; whatever else could move a terminal's cursor or turn its text is escaped."""
     if text.isprintable():
@@ -137,24 +147,15 @@ class StderrHandler(logging.Handler):
             if isinstance(item, threading.Event):
                 item.set()
             else:
-                self._write(item)
+                tell(item + "\n")
 
     def _write_if_taken(self, line: str) -> None:
         poller = select.poll()
         poller.register(2, select.POLLOUT)
         if poller.poll(0):
-            self._write(line)
+            tell(line + "\n")
         else:
             self.dropped += 1
-
-    @staticmethod
-    def _write(line: str) -> None:
-        data = memoryview((line + "\n").encode(errors="backslashreplace"))
-        try:
-            while data:
-                data = data[os.write(2, data) :]
-        except OSError:
-            pass  # nobody listens any more
 
     def wait_until_written(self, timeout_s: float) -> bool:
         """Wait for the lines so far; False if they were not taken in time."""
@@ -198,8 +199,7 @@ def _say(
     kind: type[BaseException], error: BaseException | None, trace: TracebackType | None, before: str = ""
 ) -> None:
     text = before + "".join(traceback.format_exception(kind, error, trace))
-    if sys.stderr is not None:
-        sys.stderr.write(mask(text))
+    tell(mask(text))
 
 
 def before_forks() -> None:
@@ -220,4 +220,4 @@ def close(timeout_s: float = 2.0) -> None:
     if _handler is not None:
         _handler.wait_until_written(timeout_s)
         if _handler.dropped:
-            sys.stderr.write(f"fastgw: {_handler.dropped} lines of the log were dropped\n")
+            tell(f"fastgw: {_handler.dropped} lines of the log were dropped\n")

@@ -54,6 +54,7 @@ CONTROL_PORT = 9990  # of the simulated providers, where it is free
 
 def run(overrides: Overrides) -> Exit:
     """Run until a signal ends it; returns the exit code. Says on standard error what is wrong."""
+    _open_standard_streams()
     faulthandler.enable()
     logs.hook_exceptions()
     if not overrides.core_dumps:
@@ -93,8 +94,20 @@ def refused(error: FastgwError) -> Exit:
     """Every mistake on a line of its own, then what was done about it."""
     count = len(error.problems) if isinstance(error, ConfigErrors) else 1
     errors = "1 error" if count == 1 else f"{count} errors"
-    sys.stderr.write(f"{error}\nfastgw: refused the configuration: {errors}\n")
+    logs.tell(f"{error}\nfastgw: refused the configuration: {errors}\n")
     return Exit.CONFIG
+
+
+def _open_standard_streams() -> None:
+    """Give the numbers of closed streams to nothing: else to a socket, which would get all that is logged."""
+    for number in range(3):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # the lowest number that is free
+    for number, name in enumerate(("stdout", "stderr"), 1):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(number, "w", closefd=False))  # noqa: SIM115
 
 
 def _adjust_limits() -> None:
@@ -180,7 +193,7 @@ class Process:
             except (ConfigError, AdminRefused) as error:
                 return refused(error)
             except ListenFailed as error:
-                sys.stderr.write(f"fastgw: {error}\n")
+                logs.tell(f"fastgw: {error}\n")
                 return Exit.LISTEN
             if self._post is None:
                 announce(self._config, self._source, started)
@@ -378,8 +391,7 @@ def announce(config: Config, source: Source, started: Started) -> None:
         for name in source.missing_keys:
             logger.warning("%s is not set", name)
     else:
-        sys.stderr.write(banner(config, source, started, Ink.for_stream(sys.stderr)))
-        sys.stderr.flush()
+        logs.tell(banner(config, source, started, Ink.for_stream(sys.stderr)))
 
 
 def load_again(source: Source, running: ProcessConfig) -> Config:

@@ -6,12 +6,15 @@ import re
 import shlex
 import signal
 import socket
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from command import FREE, PATIENCE_S, Process, admin_of, ask, base_of, environment
+from command import COMMAND, FREE, PATIENCE_S, Process, admin_of, ask, base_of, environment
+from rig import wait_until
 from source_graph import ROOT
 
 BAD = """\
@@ -429,3 +432,31 @@ def test_the_admin_port_answers_and_asks_for_its_token(fastgw: Run, tmp_path: Pa
     connection.request("GET", "/debug/counts", headers={"Authorization": "Bearer a-token-of-some-length"})
     assert connection.getresponse().status == 200
     connection.close()
+
+
+@pytest.mark.parametrize("workers", ["1", "2"])
+@pytest.mark.parametrize("streams", ["2>/dev/full", "<&- >&- 2>&-"], ids=["full", "closed"])
+def test_it_serves_where_nobody_takes_what_it_says(tmp_path: Path, streams: str, workers: str) -> None:
+    (tmp_path / "gateway.yaml").write_text(GOOD)
+    place = tmp_path / "gateway"
+    flags = ("run", "--listen", f"unix:{place}", "--admin", "off", "--workers", workers)
+    line = f"exec {shlex.join((sys.executable, *COMMAND, *flags))} {streams}"
+
+    def is_served() -> bool:
+        assert process.poll() is None
+        with socket.socket(socket.AF_UNIX) as client:
+            client.settimeout(PATIENCE_S)
+            try:
+                client.connect(str(place))
+            except OSError:
+                return False
+            client.sendall(b"GET /healthz HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n")
+            return client.recv(65536).startswith(b"HTTP/1.1 200 ")
+
+    with subprocess.Popen(["sh", "-c", line], cwd=tmp_path, env=environment(tmp_path)) as process:
+        try:
+            wait_until(is_served, "it answers")
+            process.send_signal(signal.SIGTERM)
+            assert process.wait(PATIENCE_S) == 0
+        finally:
+            process.kill()

@@ -68,7 +68,7 @@ def test_a_configuration_that_was_refused_does_not_make_the_running_ones_secrets
 
 
 def test_what_the_interpreter_prints_is_masked(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], hidden: Callable[..., None]
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], hidden: Callable[..., None]
 ) -> None:
     for name in ("excepthook", "unraisablehook"):
         monkeypatch.setattr(sys, name, getattr(sys, name))
@@ -80,7 +80,7 @@ def test_what_the_interpreter_prints_is_masked(
     threading.excepthook(threading.ExceptHookArgs((ValueError, error, None, None)))
     told = {"exc_type": ValueError, "exc_value": error, "exc_traceback": None, "err_msg": None}
     sys.unraisablehook(SimpleNamespace(**told, object=error))  # type: ignore[arg-type]
-    assert capsys.readouterr().err == (
+    assert capfd.readouterr().err == (
         "ValueError: ***\n" * 2 + "Exception ignored in: ValueError('***')\nValueError: ***\n"
     )
 
@@ -147,8 +147,8 @@ def test_a_reader_that_stands_still_holds_up_nobody_and_lines_are_counted(
 ) -> None:
     monkeypatch.setattr(logs, "MAX_WAITING", 10)
     go_on = threading.Event()
-    real = StderrHandler._write
-    monkeypatch.setattr(StderrHandler, "_write", staticmethod(lambda line: (go_on.wait(10), real(line))))
+    real = logs.tell
+    monkeypatch.setattr(logs, "tell", lambda text: (go_on.wait(10), real(text)))
     handler = StderrHandler()
     handler.setFormatter(TextFormatter())
     for number in range(30):
