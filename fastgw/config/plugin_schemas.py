@@ -145,8 +145,7 @@ _KEY_AUTH: Schema = {
         },
         "hide_credentials": {
             "type": "boolean",
-            "default": False,
-            "description": "take the key out of the request",
+            "description": "take the key out of the request: so it is where clients' credentials go to no node",
         },
         "anonymous_consumer": {
             "type": "string",

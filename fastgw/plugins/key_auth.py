@@ -7,7 +7,7 @@ Keys are compared by digest, so that the time it takes says nothing about them.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from hashlib import sha256
 from typing import Any
 from urllib.parse import parse_qsl, urlencode
@@ -79,16 +79,22 @@ class KeyAuth:
         if self.hides:
             if in_header:
                 request.dropped.add(self.header)
-            else:
+            if not in_header or self._has_key_in_query(request):
                 self._strip_query(request)
         return None
 
     def _from_query(self, request: ClientRequest) -> bytes | None:
+        return next(self._arguments(request), None)
+
+    def _has_key_in_query(self, request: ClientRequest) -> bool:
+        """A client may send its key in both places; an argument with another value is none of ours."""
+        return any(_digest(value) in self._consumers for value in self._arguments(request))
+
+    def _arguments(self, request: ClientRequest) -> Iterator[bytes]:
         _, _, query = request.head.target.decode("latin-1").partition("?")
         for name, value in parse_qsl(query, keep_blank_values=True):
             if name == self.query:
-                return value.encode()
-        return None
+                yield value.encode()
 
     def _strip_query(self, request: ClientRequest) -> None:
         path, _, query = request.target.decode("latin-1").partition("?")

@@ -97,6 +97,15 @@ def test_the_key_is_taken_out_where_that_is_asked_for() -> None:
     assert kept.target == b"/v1?apikey=key-1" and b"apikey" not in kept.dropped
 
 
+def test_a_key_that_is_in_both_places_is_taken_out_of_both() -> None:
+    auth = plugin({"hide_credentials": True})
+    asked = let_in(auth, "/?a=b&apikey=key-2&c=d", "apikey: key-1")
+    assert b"apikey" in asked.dropped
+    assert asked.target == b"/?a=b&c=d"
+    # What is no key of ours may be meant for the node.
+    assert let_in(auth, "/?a=%62&apikey=its-own", "apikey: key-1").target == b"/?a=%62&apikey=its-own"
+
+
 def test_the_default_for_taking_it_out_is_the_routes() -> None:
     assert b"apikey" in let_in(plugin(hides=True), "/", "apikey: key-1").dropped
     kept = let_in(plugin({"hide_credentials": False}, hides=True), "/", "apikey: key-1")
