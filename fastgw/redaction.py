@@ -5,6 +5,7 @@ It knows the secrets it was told of, in the forms in which they turn up, and wha
 
 from __future__ import annotations
 
+import html
 import json
 import re
 from collections.abc import Iterable
@@ -99,13 +100,33 @@ def _overlap(body: bytes, data: bytes) -> int:
 
 
 def _forms_of(value: str) -> set[str]:
-    """A secret as it may stand in a text: as it is, in a URL, in JSON; with and without its scheme."""
+    """A secret as it may stand in a text: as it is, in a URL, JSON or HTML; with and without its scheme."""
     found = set()
     for part in (value, value.partition(" ")[2].strip()):
         if len(part) >= MIN_CHARS:
-            in_url = (quote(part, safe="", errors="replace"), quote_plus(part, errors="replace"))
-            found |= {part, *in_url, json.dumps(part)[1:-1], json.dumps(part, ensure_ascii=False)[1:-1]}
+            found |= {
+                part,
+                html.escape(part),
+                html.escape(part, quote=False),
+                *_in_url(part),
+                *_in_json(part),
+            }
     return found
+
+
+def _in_url(text: str) -> set[str]:
+    found = {quote(text, safe=safe, errors="replace") for safe in ("", "/")}
+    found.add(quote_plus(text, errors="replace"))
+    return found | {re.sub("%..", lambda escape: escape[0].lower(), form) for form in found}
+
+
+def _in_json(text: str) -> set[str]:
+    """As Python, PHP (slashes), Go and .NET (what HTML could mistake) write it."""
+    found = {json.dumps(text, ensure_ascii=is_ascii)[1:-1] for is_ascii in (True, False)}
+    found |= {form.replace("/", "\\/") for form in found}
+    found |= {re.sub("[&<>]", lambda of: f"\\u{ord(of[0]):04x}", form) for form in found}
+    # A quote that is escaped already becomes its number, too.
+    return found | {re.sub("\\\\\"|[&<>+'`]", lambda of: f"\\u{ord(of[0][-1]):04X}", form) for form in found}
 
 
 def _stars(match: re.Match[bytes]) -> bytes:

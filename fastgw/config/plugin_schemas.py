@@ -145,7 +145,7 @@ _KEY_AUTH: Schema = {
         },
         "hide_credentials": {
             "type": "boolean",
-            "description": "take the key out of the request: so it is where clients' credentials go to no node",
+            "description": "take the key out of the request: by default where no credentials are passed on",
         },
         "anonymous_consumer": {
             "type": "string",

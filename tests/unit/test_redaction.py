@@ -50,6 +50,24 @@ def test_a_known_secret_is_masked_in_the_forms_in_which_it_turns_up(text: str) -
     assert len(redactor.mask_body(text.encode())) == len(text.encode())
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        r"ab\/c&d+e'f0123456789==",  # PHP
+        r"ab/c\u0026d+e'f0123456789==",  # Go
+        r"ab/c\u0026d\u002Be\u0027f0123456789==",  # .NET
+        "ab/c&amp;d+e&#x27;f0123456789==",
+        "ab/c&amp;d+e'f0123456789==",
+        "ab%2Fc%26d%2Be%27f0123456789%3D%3D",
+        "ab%2fc%26d%2be%27f0123456789%3d%3d",
+        "ab/c%26d%2Be%27f0123456789%3D%3D",
+    ],
+)
+def test_a_secret_with_punctuation_is_known_in_other_peoples_hands(text: str) -> None:
+    redactor = Redactor([Secret("Bearer ab/c&d+e'f0123456789==")], by_shape=False)
+    assert redactor.mask(f"<{text}>") == "<***>"
+
+
 def test_a_secret_within_another_leaves_nothing_of_the_longer_one() -> None:
     assert Redactor([Secret("12345678"), Secret("a-12345678-b")]).mask("a-12345678-b") == "***"
 
