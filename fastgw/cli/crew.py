@@ -249,7 +249,9 @@ class _Crew:
             logger.warning("there is nothing to reload: the configuration is the embedded default")
             return
         try:
-            config = load_again(self._source, self._config.process)
+            in_force = self._config if self._latest is None else unpack_reload(self._latest)[2]
+            secrets = frozenset(secrets_in(in_force))
+            config = load_again(self._source, self._config.process, secrets)
             self._try_to_build(config)
         except (FastgwError, OSError, ValueError) as error:
             logger.error("reload refused, the running configuration stays:\n%s", error)

@@ -34,7 +34,7 @@ from fastgw.config.model import Config, ProcessConfig
 from fastgw.config.problems import ConfigErrors
 from fastgw.errors import ConfigError, FastgwError
 from fastgw.gateway import Gateway, Settings
-from fastgw.secret import packed, secrets_in
+from fastgw.secret import Secret, packed, secrets_in
 from fastgw.server import Address, ListenFailed, on_signals
 from fastgw.shared_state import SharedState
 from fastgw.supervisor import DRAIN, READY, REOPEN, STOP, Channel
@@ -320,8 +320,10 @@ class Process:
             logger.info("reopened the access log")
 
     def _load_again(self) -> Config:
+        assert self._gateway is not None and self._gateway.generation is not None
         running = self._config.process
-        config = load_again(self._source, running)
+        in_force = self._gateway.generation.config
+        config = load_again(self._source, running, frozenset(secrets_in(in_force)))
         return config if self._post is None else settled(config, running)
 
     # --- As a worker --------------------------------------------------------------------------
@@ -394,13 +396,18 @@ def announce(config: Config, source: Source, started: Started) -> None:
         logs.tell(banner(config, source, started, Ink.for_stream(sys.stderr)))
 
 
-def load_again(source: Source, running: ProcessConfig) -> Config:
+def load_again(source: Source, running: ProcessConfig, secrets: frozenset[Secret]) -> Config:
     """The configuration as it is now; says what of it needs a restart.
+
+    Args:
+        running: what the process was started with.
+        secrets: of the configuration in force.
 
     Raises:
         ConfigErrors: it is refused.
     """
     config = source.load()
+    logs.hide(secrets)  # again, or refused ones would push them out
     logs.hide(secrets_in(config))
     new = config.process
     refuse_exposure(replace(config, process=replace(new, listen=running.listen)))  # where we do listen

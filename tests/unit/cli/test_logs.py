@@ -1,5 +1,6 @@
 """The operational log: its lines, and what must not be in them."""
 
+import functools
 import json
 import logging
 import os
@@ -13,6 +14,9 @@ import pytest
 
 from fastgw.cli import logs
 from fastgw.cli.logs import JsonFormatter, StderrHandler, TextFormatter, mask
+from fastgw.cli.process import load_again
+from fastgw.config import loads
+from fastgw.config.model import ProcessConfig
 from fastgw.redaction import PATTERNS
 from fastgw.secret import Secret
 
@@ -65,6 +69,22 @@ def test_a_configuration_that_was_refused_does_not_make_the_running_ones_secrets
     for _ in range(20):
         hidden("of-the-refused-one")
     assert mask("of-the-running-one of-the-refused-one") == "*** ***"
+
+
+def test_no_number_of_refused_configurations_uncovers_the_one_in_force(
+    monkeypatch: pytest.MonkeyPatch, hidden: Callable[..., None]
+) -> None:
+    monkeypatch.setattr(logs, "configure", lambda level, form: None)
+    in_force = Secret("of-the-one-in-force")
+    text = (
+        "services: [{name: s, upstream: {scheme: http, nodes: [{host: a, port: 1, weight: 1,"
+        " auth: {header: {A: of-refused-%d}}}]}, routes: [{name: r, uris: [/]}]}]"
+    )
+    hidden(in_force.reveal())
+    for number in range(20):
+        source = SimpleNamespace(load=functools.partial(loads, text % number))
+        load_again(source, ProcessConfig(), frozenset([in_force]))  # type: ignore[arg-type]
+        assert logs.mask(f"of-refused-{number} {in_force.reveal()}") == "*** ***"
 
 
 def test_what_the_interpreter_prints_is_masked(
