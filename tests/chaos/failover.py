@@ -101,7 +101,7 @@ def failover(
     *,
     rate: float = RATE,
     epoch_s: tuple[float, float] = EPOCH_S,
-    most_excused: float = 0.005,
+    most_excused: float = 0.001,
     most_turned_away: float = 0.0,
     most_unmet: int = len(FAULTED),
 ) -> Result:
