@@ -20,7 +20,7 @@ from typing import Any
 
 from .errors import ConfigError, FastgwError
 from .pem import chain_problem, no_password
-from .wire.client_connection import ClientState, Listener
+from .wire.client_connection import ClientConnection, ClientState, Listener
 
 logger = logging.getLogger("fastgw.server")
 
@@ -408,10 +408,16 @@ class Server:
         if is_unix and sys.version_info >= (3, 13):
             options["cleanup_socket"] = False
 
+        def make_connection() -> ClientConnection:
+            if certificate is not None:
+                # The listener counts it after its handshake; it has a descriptor from now on.
+                loop.call_soon(self._mind_descriptors, listener, sock)
+            return listener.make_connection()
+
         def accept_on(copy: socket.socket) -> Awaitable[asyncio.Server]:
             if is_unix:
-                return loop.create_unix_server(listener.make_connection, sock=copy, **options)
-            return loop.create_server(listener.make_connection, sock=copy, backlog=BACKLOG, **options)
+                return loop.create_unix_server(make_connection, sock=copy, **options)
+            return loop.create_server(make_connection, sock=copy, backlog=BACKLOG, **options)
 
         if not is_unix and address.fd < 0:
             address = Address(host=address.host, port=sock.getsockname()[1])
@@ -437,7 +443,12 @@ class Server:
                 return sock
         return None
 
-    def _pause(self, listener: Listener) -> None:
+    def _mind_descriptors(self, listener: Listener, sock: socket.socket) -> None:
+        """Accept nothing more while handshakes have taken what is kept for nodes, names and files."""
+        if not _has_descriptors(sock, listener.max_descriptor):
+            self._pause(listener, " and the handshakes under way")
+
+    def _pause(self, listener: Listener, besides: str = "") -> None:
         """A listener has no room: let new connections wait where they cost nothing."""
         paused = [item.pause() for item in self._listening if item.listener is listener]
         if any(paused):
@@ -445,7 +456,9 @@ class Server:
             now = monotonic()
             if now - self._said_at >= SAY_S:
                 self._said_at = now
-                logger.warning("no room for more than %d connections: others wait", len(listener.connections))
+                logger.warning(
+                    "no room for more than %d connections%s: others wait", len(listener.connections), besides
+                )
 
     @property
     def is_paused(self) -> bool:
