@@ -656,13 +656,17 @@ class ClientConnection(_Base, asyncio.Protocol):
     # --- While not reading --------------------------------------------------------------------
 
     def has_left(self) -> bool:
-        """A transport whose reading is stopped does not say so: ask the socket itself."""
+        """A transport whose reading is stopped does not say so: ask the socket itself.
+
+        What a tunnel's client said before it closed still has to be read, unless it was reset.
+        """
         sock = self.transport.get_extra_info("socket") if self.state < _LINGERING else None
         if sock is None:
             return False
         poll = select.poll()
         poll.register(sock.fileno(), select.POLLRDHUP | select.POLLHUP | select.POLLERR)
-        return bool(poll.poll(0))
+        seen = poll.poll(0)
+        return bool(seen) and (not self.is_tunnel or bool(seen[0][1] & select.POLLERR))
 
 
 def _descriptor(transport: Any) -> int:

@@ -602,6 +602,23 @@ def test_a_client_that_leaves_while_it_is_not_read_is_noticed() -> None:
         assert "abort" in bench.transport.calls
 
 
+@pytest.mark.parametrize("is_reset", [False, True])
+def test_what_a_tunnels_client_said_before_it_left_is_still_to_be_read(is_reset: bool) -> None:
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        bench = Bench()
+        bench.transport.extra["socket"] = ours
+        bench.feed(GET)
+        bench.connection.become_tunnel()
+        bench.connection.stop_reading()
+        theirs.sendall(b"unread")
+        if is_reset:
+            ours.sendall(b"never taken")
+        theirs.close()
+        bench.listener.sweep(0.0)
+        assert bench.exchange.events == ["complete", "gone"][: 1 + is_reset]
+
+
 # --- Deadlines --------------------------------------------------------------------------------
 
 
