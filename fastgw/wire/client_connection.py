@@ -247,6 +247,7 @@ class ClientConnection(_Base, asyncio.Protocol):
                 return
         transport.set_write_buffer_limits(WRITE_HIGH, WRITE_LOW)
         self.parser = httptools.HttpRequestParser(self)
+        address = self.peer_address()  # nobody can say it once the client has gone
         self.opened_at = now
         self.deadline = now + listener.head_timeout_s
         listener.connections.add(self)
@@ -257,7 +258,6 @@ class ClientConnection(_Base, asyncio.Protocol):
         ):
             listener.on_full()
         if listener.max_connections_per_client:
-            address = self.peer_address()
             if address != "unix":
                 self.is_counted = listener.admits(address)
                 if not self.is_counted:
@@ -266,10 +266,13 @@ class ClientConnection(_Base, asyncio.Protocol):
                     self._refuse(TooManyConnections())
 
     def peer_address(self) -> str:
-        """The client's address, without its port; "unix" for a local socket."""
+        """The client's address, without its port; "unix" for a local socket.
+
+        "unknown" for one that had left before it could be asked.
+        """
         if not self.address:
             peer = self.transport.get_extra_info("peername") if self.transport is not None else None
-            self.address = str(peer[0]) if isinstance(peer, tuple) else "unix"
+            self.address = str(peer[0]) if isinstance(peer, tuple) else "unknown" if peer is None else "unix"
         return self.address
 
     def connection_lost(self, error: Exception | None) -> None:

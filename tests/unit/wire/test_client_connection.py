@@ -540,6 +540,15 @@ def test_the_clients_address_is_known() -> None:
     assert connection.peer_address() == "unix"
 
 
+def test_the_address_of_a_client_that_has_gone_is_known() -> None:
+    bench = Bench()
+    bench.transport.extra["peername"] = None  # as that of a socket that was reset
+    assert bench.connection.peer_address() == "10.0.0.7"
+    connection = bench.listener.make_connection()
+    connection.connection_made(FakeTransport(peername=None))
+    assert connection.peer_address() == "unknown"
+
+
 # --- The client leaves ------------------------------------------------------------------------
 
 
