@@ -504,8 +504,8 @@ class ClientConnection(_Base, asyncio.Protocol):
     def _refuse(self, error: ClientError) -> None:
         """Answer a request that is not well formed, and close."""
         exchange, self.exchange = self.exchange, None
-        if exchange is not None:
-            exchange.on_client_gone()
+        if exchange is not None and exchange.on_request_refused(error):
+            return
         if self.answer_begun:
             # A second answer inside the first one would be taken for its content.
             self.abort()
