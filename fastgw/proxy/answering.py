@@ -205,7 +205,7 @@ class Answering(ExchangeEvents):
         self.ends_by_close = framing == _UNTIL_CLOSE
         self.keep_alive = not self.ends_by_close and self.client.keeps_alive()
         self.status = head.status
-        if framing == _NO_BODY and head.content_length >= 0 and self.head.is_head:
+        if framing == _NO_BODY and head.content_length >= 0 and self.head.is_head and head.status != 204:
             framing = head.content_length
         return plan.answer_template.render(
             head,

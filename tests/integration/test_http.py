@@ -197,6 +197,14 @@ def test_head_has_the_head_of_get_and_no_body(ca_dir: Path) -> None:
         assert upstream.accepted == 1
 
 
+def test_no_204_says_how_long_a_body_would_be(ca_dir: Path) -> None:
+    """RFC 9110, 8.6: not even to HEAD, whatever the node says."""
+    with node(serving(lambda _: b"HTTP/1.1 204 X\r\nContent-Length: 5\r\n\r\n")) as upstream:
+        with running(ca_dir, config_for(upstream.port)) as rig, Client(rig.port) as client:
+            for method in ("GET", "HEAD", "GET"):
+                assert "content-length" not in client.ask(get("/", method=method))
+
+
 @pytest.mark.parametrize("status", ["204 No Content", "304 Not Modified"])
 def test_an_answer_without_a_body_leaves_the_connection_in_order(ca_dir: Path, status: str) -> None:
     def respond(request: Message) -> bytes:
