@@ -54,16 +54,28 @@ class Certificate:
     CLOSING_S = 5.0  # ... to answer our goodbye
 
     def __init__(self, chain_file: str, key_file: str, least_version: str = "1.2") -> None:
-        self.context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-        self.context.options |= ssl.OP_NO_RENEGOTIATION | ssl.OP_NO_COMPRESSION
-        self.context.set_alpn_protocols(["http/1.1"])
-        self.load(chain_file, key_file, least_version)
+        self.context = self._context_of(chain_file, key_file)
+        self.context.minimum_version = _TLS_VERSIONS[least_version]
 
     def load(self, chain_file: str, key_file: str, least_version: str = "1.2") -> None:
         """Show these from the next handshake on. Raises ConfigError, and then shows what it did."""
-        self.check(chain_file, key_file)
+        # A context has a certificate for each kind of key: in the old one, that of another kind would stay.
+        shown = self._context_of(chain_file, key_file)
+
+        def show(connection: ssl.SSLObject, _name: str | None, _context: ssl.SSLContext) -> None:
+            connection.context = shown
+
         self.context.minimum_version = _TLS_VERSIONS[least_version]
-        self.context.load_cert_chain(chain_file, key_file, password=no_password)
+        self.context.sni_callback = show
+
+    @classmethod
+    def _context_of(cls, chain_file: str, key_file: str) -> ssl.SSLContext:
+        cls.check(chain_file, key_file)
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.options |= ssl.OP_NO_RENEGOTIATION | ssl.OP_NO_COMPRESSION
+        context.set_alpn_protocols(["http/1.1"])
+        context.load_cert_chain(chain_file, key_file, password=no_password)
+        return context
 
     @staticmethod
     def check(chain_file: str, key_file: str) -> None:
