@@ -53,7 +53,7 @@ def handshake_fields(head: RequestHead, *, passthrough: bool) -> list[tuple[byte
     """
     fields = [(b"connection", b"Upgrade"), (b"upgrade", b"websocket")]
     for name, value in head.items():
-        if not name.startswith(OWN_FIELDS[:-1]):
+        if not name.startswith(OWN_FIELDS[:-1]) or _names(head, b"connection", name):
             continue
         if name == b"sec-websocket-protocol" and not passthrough:
             offered = [protocol.strip() for protocol in value.split(b",")]

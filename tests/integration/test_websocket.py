@@ -172,6 +172,17 @@ def test_a_browsers_protocols_reach_the_node_but_its_key_does_not(ca_dir: Path) 
         assert handshake.headers["origin"] == "https://app.example"
 
 
+def test_what_connection_names_stays_on_its_hop_in_a_handshake_too(ca_dir: Path) -> None:
+    with node(serving(lambda request: answer(b"no"))) as upstream:
+        with running(ca_dir, config_for(upstream.port, route=ENABLED)) as rig, Client(rig.port) as client:
+            named = ("Connection: Sec-WebSocket-Extensions", "Sec-WebSocket-Extensions: permessage-deflate")
+            assert client.ask(get("/ws", *HANDSHAKE, KEY, *named)).status == 200
+            (asked,) = upstream.asked
+            assert "sec-websocket-extensions" not in asked
+            assert asked["sec-websocket-version"] == "13"
+            assert asked["connection"] == "Upgrade"
+
+
 # --- Failover ---------------------------------------------------------------------------------
 
 
