@@ -376,6 +376,7 @@ class ClientConnection(_Base, asyncio.Protocol):
         try:
             head = scan_request(data, 0, self.limits)
         except ProtocolError as error:
+            self.buffer = data
             self._refuse(error)
             return
         if head is None:
@@ -512,6 +513,8 @@ class ClientConnection(_Base, asyncio.Protocol):
             return
         self.state = _ANSWERING
         self.message_ended = False
+        if self.head is None:
+            error.is_of_head = self.buffer.startswith((b"HEAD ", b"\r\nHEAD "))
         self.listener.refuse(self, error)
 
     def on_deadline(self, now: float) -> None:
