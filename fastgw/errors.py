@@ -63,6 +63,7 @@ class ClientError(FastgwError):
     code = "bad_request"
     kind = "invalid_request_error"
     closes = False  # a syntax error makes the rest of the byte stream meaningless
+    is_of_head = False  # a HEAD request's, of which there is no head that says so
 
 
 class ProtocolError(ClientError):

@@ -20,7 +20,7 @@ from typing import Any
 
 from .errors import ConfigError, FastgwError
 from .pem import chain_problem, no_password
-from .wire.client_connection import ClientState, Listener
+from .wire.client_connection import ClientConnection, ClientState, Listener
 
 logger = logging.getLogger("fastgw.server")
 
@@ -54,16 +54,28 @@ class Certificate:
     CLOSING_S = 5.0  # ... to answer our goodbye
 
     def __init__(self, chain_file: str, key_file: str, least_version: str = "1.2") -> None:
-        self.context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-        self.context.options |= ssl.OP_NO_RENEGOTIATION | ssl.OP_NO_COMPRESSION
-        self.context.set_alpn_protocols(["http/1.1"])
-        self.load(chain_file, key_file, least_version)
+        self.context = self._context_of(chain_file, key_file)
+        self.context.minimum_version = _TLS_VERSIONS[least_version]
 
     def load(self, chain_file: str, key_file: str, least_version: str = "1.2") -> None:
         """Show these from the next handshake on. Raises ConfigError, and then shows what it did."""
-        self.check(chain_file, key_file)
+        # A context has a certificate for each kind of key: in the old one, that of another kind would stay.
+        shown = self._context_of(chain_file, key_file)
+
+        def show(connection: ssl.SSLObject, _name: str | None, _context: ssl.SSLContext) -> None:
+            connection.context = shown
+
         self.context.minimum_version = _TLS_VERSIONS[least_version]
-        self.context.load_cert_chain(chain_file, key_file, password=no_password)
+        self.context.sni_callback = show
+
+    @classmethod
+    def _context_of(cls, chain_file: str, key_file: str) -> ssl.SSLContext:
+        cls.check(chain_file, key_file)
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.options |= ssl.OP_NO_RENEGOTIATION | ssl.OP_NO_COMPRESSION
+        context.set_alpn_protocols(["http/1.1"])
+        context.load_cert_chain(chain_file, key_file, password=no_password)
+        return context
 
     @staticmethod
     def check(chain_file: str, key_file: str) -> None:
@@ -408,10 +420,16 @@ class Server:
         if is_unix and sys.version_info >= (3, 13):
             options["cleanup_socket"] = False
 
+        def make_connection() -> ClientConnection:
+            if certificate is not None:
+                # The listener counts it after its handshake; it has a descriptor from now on.
+                loop.call_soon(self._mind_descriptors, listener, sock)
+            return listener.make_connection()
+
         def accept_on(copy: socket.socket) -> Awaitable[asyncio.Server]:
             if is_unix:
-                return loop.create_unix_server(listener.make_connection, sock=copy, **options)
-            return loop.create_server(listener.make_connection, sock=copy, backlog=BACKLOG, **options)
+                return loop.create_unix_server(make_connection, sock=copy, **options)
+            return loop.create_server(make_connection, sock=copy, backlog=BACKLOG, **options)
 
         if not is_unix and address.fd < 0:
             address = Address(host=address.host, port=sock.getsockname()[1])
@@ -437,7 +455,12 @@ class Server:
                 return sock
         return None
 
-    def _pause(self, listener: Listener) -> None:
+    def _mind_descriptors(self, listener: Listener, sock: socket.socket) -> None:
+        """Accept nothing more while handshakes have taken what is kept for nodes, names and files."""
+        if not _has_descriptors(sock, listener.max_descriptor):
+            self._pause(listener, " and the handshakes under way")
+
+    def _pause(self, listener: Listener, besides: str = "") -> None:
         """A listener has no room: let new connections wait where they cost nothing."""
         paused = [item.pause() for item in self._listening if item.listener is listener]
         if any(paused):
@@ -445,7 +468,9 @@ class Server:
             now = monotonic()
             if now - self._said_at >= SAY_S:
                 self._said_at = now
-                logger.warning("no room for more than %d connections: others wait", len(listener.connections))
+                logger.warning(
+                    "no room for more than %d connections%s: others wait", len(listener.connections), besides
+                )
 
     @property
     def is_paused(self) -> bool:

@@ -143,13 +143,14 @@ class Admin:
             self.refuse(connection, BodyTooLarge())
             return None
         if head.expects_continue:
-            connection.send(CONTINUE)
+            connection.send_interim(CONTINUE)
         return _Request(self, connection, head)
 
     def refuse(self, connection: ClientConnection, error: ClientError) -> None:
         """Answer what is no request that could be served."""
         body = answers.error_body(str(error), error.kind, error.code)
-        self._send(connection, connection.head, Reply(error.status, body), closes=error.closes)
+        reply = Reply(error.status, body)
+        self._send(connection, connection.head, reply, closes=error.closes, is_of_head=error.is_of_head)
 
     def answer(self, connection: ClientConnection, head: RequestHead) -> None:
         """Answer a request that is whole."""
@@ -174,7 +175,13 @@ class Admin:
         self._send(connection, head, reply)
 
     def _send(
-        self, connection: ClientConnection, head: RequestHead | None, reply: Reply, *, closes: bool = False
+        self,
+        connection: ClientConnection,
+        head: RequestHead | None,
+        reply: Reply,
+        *,
+        closes: bool = False,
+        is_of_head: bool = False,
     ) -> None:
         keep_alive = not closes and connection.keeps_alive()
         shared = self.gateway.shared
@@ -186,7 +193,7 @@ class Admin:
                 [*OWN_FIELDS, *whose, *reply.fields],
                 keep_alive=keep_alive,
                 minor_version=head.minor_version if head is not None else 1,
-                is_head=head is not None and head.is_head,
+                is_head=is_of_head or (head is not None and head.is_head),
                 content_type=reply.content_type,
             )
         )

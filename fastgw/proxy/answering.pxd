@@ -114,6 +114,7 @@ cdef class Answering(ExchangeEvents):
     cpdef on_shutdown(self)
     cpdef on_overload(self)
     cdef _stop(self, error)
+    cpdef bint on_request_refused(self, error) except -1
     cdef bint _awaits_verdict(self, Upstream upstream, double now) except -1
     cdef _give_up(self, double now)
     cdef _misfit_error(self, double wait)

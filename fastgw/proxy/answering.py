@@ -15,6 +15,7 @@ from .._core import Tried
 from ..balancing.retry import STALE_REUSE_S, endpoint_of
 from ..balancing.upstream import Attempt, Upstream
 from ..errors import (
+    ClientError,
     DeadlineExceeded,
     Draining,
     FailureKind,
@@ -204,7 +205,7 @@ class Answering(ExchangeEvents):
         self.ends_by_close = framing == _UNTIL_CLOSE
         self.keep_alive = not self.ends_by_close and self.client.keeps_alive()
         self.status = head.status
-        if framing == _NO_BODY and head.content_length >= 0 and self.head.is_head:
+        if framing == _NO_BODY and head.content_length >= 0 and self.head.is_head and head.status != 204:
             framing = head.content_length
         return plan.answer_template.render(
             head,
@@ -412,6 +413,19 @@ class Answering(ExchangeEvents):
         self.status = self.status or 499
         self._end_attempt_ignored(now)
         self._finished()
+
+    def on_request_refused(self, error: ClientError) -> bool:
+        if self.phase == _DONE:
+            return False
+        self._end_attempt_ignored(monotonic())
+        if self.phase == _RELAYING:
+            # A second answer inside the first one would be taken for its content.
+            self.note = error.code
+            self._finished()
+            self.client.abort()
+        else:
+            self._answer_error(error)
+        return True
 
     def _awaits_verdict(self, upstream: Upstream, now: float) -> bool:
         """Are there trials under way on a node that this request could go to? Then it waits for a moment."""

@@ -191,7 +191,10 @@ class Dispatcher:
             body = answers.error_body(str(error), error.kind, error.code)
         answer = Answer(error.status, body, answers.fields_for(error))
         closes = isinstance(error, ClientError) and error.closes
-        self._answer(connection, head, request_id, route, answer, note=error.code, closes=closes)
+        is_of_head = isinstance(error, ClientError) and error.is_of_head
+        self._answer(
+            connection, head, request_id, route, answer, note=error.code, closes=closes, is_of_head=is_of_head
+        )
 
     def _answer(
         self,
@@ -203,6 +206,7 @@ class Dispatcher:
         *,
         note: str = "",
         closes: bool = False,
+        is_of_head: bool = False,
     ) -> None:
         keep_alive = not closes and connection.keeps_alive()
         out = answers.answer(
@@ -211,7 +215,7 @@ class Dispatcher:
             [*answer.fields, (b"x-request-id", request_id), (b"x-fastgw-request-id", request_id)],
             keep_alive=keep_alive,
             minor_version=head.minor_version if head is not None else 1,
-            is_head=head is not None and head.is_head,
+            is_head=is_of_head or (head is not None and head.is_head),
             content_type=answer.content_type,
         )
         connection.send(out)

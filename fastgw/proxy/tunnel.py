@@ -53,7 +53,7 @@ def handshake_fields(head: RequestHead, *, passthrough: bool) -> list[tuple[byte
     """
     fields = [(b"connection", b"Upgrade"), (b"upgrade", b"websocket")]
     for name, value in head.items():
-        if not name.startswith(OWN_FIELDS[:-1]):
+        if not name.startswith(OWN_FIELDS[:-1]) or _names(head, b"connection", name):
             continue
         if name == b"sec-websocket-protocol" and not passthrough:
             offered = [protocol.strip() for protocol in value.split(b",")]
@@ -98,6 +98,8 @@ class Tunnel(ExchangeEvents):
         self.client_stalled_at = 0.0
         self.node_stalled_at = 0.0
         self.is_open = True
+        self.is_left = False  # by its client, of whom the node still has something to take
+        self.untaken = 0
 
     def open(self, first: bytes, now: float) -> None:
         """Tell the client, and pass on what either side has said already."""
@@ -140,7 +142,7 @@ class Tunnel(ExchangeEvents):
             self.client.stop_reading()
 
     def on_node_writable(self) -> None:
-        self.node_stalled_at = 0.0
+        self.node_stalled_at = monotonic() if self.is_left else 0.0
         if self.is_open:
             self.client.go_on_reading()
 
@@ -150,7 +152,7 @@ class Tunnel(ExchangeEvents):
         if not self.is_open:
             return
         now = self.node.read_at
-        if start < end:
+        if start < end and not self.is_left:
             self.last_byte_at = now
             self.bytes_down += end - start
             self.client.send(data[start:end])
@@ -168,7 +170,15 @@ class Tunnel(ExchangeEvents):
     # --- The end ------------------------------------------------------------------------------
 
     def on_client_gone(self) -> None:
-        self._close("", monotonic())
+        now = monotonic()
+        self.untaken = self.node.outlet.unsent()
+        if self.untaken and self.is_open:
+            self.is_left = True
+            self.client_stalled_at = 0.0
+            self.node_stalled_at = self.node_stalled_at or now
+            self.node.go_on_reading()  # or its own end would not be seen
+        else:
+            self._close("", now)
 
     def on_node_lost(self, error: NodeError) -> None:
         self._close("stream_interrupted", monotonic())
@@ -176,7 +186,12 @@ class Tunnel(ExchangeEvents):
     def on_tick(self, now: float) -> None:
         """Compare what the sides may take with the clock."""
         plan = self.plan
-        if self.client_stalled_at and now - self.client_stalled_at >= plan.client_write_s:
+        if self.is_left and (unsent := self.node.outlet.unsent()) < self.untaken:
+            self.untaken = unsent
+            self.node_stalled_at = now
+            if not unsent:
+                self._close("", now)
+        elif self.client_stalled_at and now - self.client_stalled_at >= plan.client_write_s:
             self.client.abort()
             self._close("client_stalled", now)
         elif self.node_stalled_at and now - self.node_stalled_at >= plan.node_write_s:

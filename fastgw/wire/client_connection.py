@@ -247,6 +247,7 @@ class ClientConnection(_Base, asyncio.Protocol):
                 return
         transport.set_write_buffer_limits(WRITE_HIGH, WRITE_LOW)
         self.parser = httptools.HttpRequestParser(self)
+        address = self.peer_address()  # nobody can say it once the client has gone
         self.opened_at = now
         self.deadline = now + listener.head_timeout_s
         listener.connections.add(self)
@@ -257,7 +258,6 @@ class ClientConnection(_Base, asyncio.Protocol):
         ):
             listener.on_full()
         if listener.max_connections_per_client:
-            address = self.peer_address()
             if address != "unix":
                 self.is_counted = listener.admits(address)
                 if not self.is_counted:
@@ -266,10 +266,13 @@ class ClientConnection(_Base, asyncio.Protocol):
                     self._refuse(TooManyConnections())
 
     def peer_address(self) -> str:
-        """The client's address, without its port; "unix" for a local socket."""
+        """The client's address, without its port; "unix" for a local socket.
+
+        "unknown" for one that had left before it could be asked.
+        """
         if not self.address:
             peer = self.transport.get_extra_info("peername") if self.transport is not None else None
-            self.address = str(peer[0]) if isinstance(peer, tuple) else "unix"
+            self.address = str(peer[0]) if isinstance(peer, tuple) else "unknown" if peer is None else "unix"
         return self.address
 
     def connection_lost(self, error: Exception | None) -> None:
@@ -373,6 +376,7 @@ class ClientConnection(_Base, asyncio.Protocol):
         try:
             head = scan_request(data, 0, self.limits)
         except ProtocolError as error:
+            self.buffer = data
             self._refuse(error)
             return
         if head is None:
@@ -501,14 +505,16 @@ class ClientConnection(_Base, asyncio.Protocol):
     def _refuse(self, error: ClientError) -> None:
         """Answer a request that is not well formed, and close."""
         exchange, self.exchange = self.exchange, None
-        if exchange is not None:
-            exchange.on_client_gone()
+        if exchange is not None and exchange.on_request_refused(error):
+            return
         if self.answer_begun:
             # A second answer inside the first one would be taken for its content.
             self.abort()
             return
         self.state = _ANSWERING
         self.message_ended = False
+        if self.head is None:
+            error.is_of_head = self.buffer.startswith((b"HEAD ", b"\r\nHEAD "))
         self.listener.refuse(self, error)
 
     def on_deadline(self, now: float) -> None:
@@ -656,13 +662,17 @@ class ClientConnection(_Base, asyncio.Protocol):
     # --- While not reading --------------------------------------------------------------------
 
     def has_left(self) -> bool:
-        """A transport whose reading is stopped does not say so: ask the socket itself."""
+        """A transport whose reading is stopped does not say so: ask the socket itself.
+
+        What a tunnel's client said before it closed still has to be read, unless it was reset.
+        """
         sock = self.transport.get_extra_info("socket") if self.state < _LINGERING else None
         if sock is None:
             return False
         poll = select.poll()
         poll.register(sock.fileno(), select.POLLRDHUP | select.POLLHUP | select.POLLERR)
-        return bool(poll.poll(0))
+        seen = poll.poll(0)
+        return bool(seen) and (not self.is_tunnel or bool(seen[0][1] & select.POLLERR))
 
 
 def _descriptor(transport: Any) -> int:

@@ -7,6 +7,7 @@ cdef class ConnectionOwner:
 cdef class ExchangeEvents:
     cpdef on_request_read(self, bytes data, Py_ssize_t start, Py_ssize_t end, bint complete)
     cpdef on_client_gone(self)
+    cpdef bint on_request_refused(self, error) except -1
     cpdef on_client_writable(self)
     cpdef on_node_connected(self, connection)
     cpdef on_connect_failed(self, error)

@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from ..errors import NodeError
+    from ..errors import ClientError, NodeError
     from .head import ResponseHead
     from .node_connection import NodeConnection
 
@@ -41,6 +41,11 @@ class ExchangeEvents:
     def on_client_gone(self) -> None:
         """The client closed its connection, or half of it, before its answer was whole."""
         raise NotImplementedError
+
+    def on_request_refused(self, error: ClientError) -> bool:
+        """The rest of the request is not well formed, or does not come. True: its client has been told."""
+        self.on_client_gone()
+        return False
 
     def on_client_writable(self) -> None:
         """The client takes bytes again; until then its connection's ``is_paused`` was set."""

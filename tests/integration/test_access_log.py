@@ -15,6 +15,7 @@ import httpx
 import pytest
 from raw_http import Answer, Connection, chat, connected, encode
 from rig import CONFIG, DEEPSEEK, KEYS, MESSAGES, OPENAI, FaultKind, Rig, running, wait_until
+from wire_ends import Client, Peer, chunked, config_for, get, node
 
 from fastgw.access_log import AccessLog
 
@@ -175,6 +176,56 @@ def test_refused_requests_have_lines_too(ca_dir: Path, tmp_path: Path) -> None:
         assert [line["request_id"] for line in lines] == [
             answer.headers["x-fastgw-request-id"] for answer in answers
         ]
+
+
+@pytest.mark.parametrize(
+    ("bad", "status", "note"), [(b"zz\r\n", 400, "bad_request"), (b"", 408, "request_timeout")]
+)
+@pytest.mark.parametrize("is_held", [True, False])
+def test_a_body_that_goes_wrong_has_one_line(
+    ca_dir: Path, tmp_path: Path, bad: bytes, status: int, note: str, is_held: bool
+) -> None:
+    """It is no client that has gone, and no second request."""
+
+    def script(peer: Peer) -> None:
+        peer.head()
+        peer.rest()
+
+    process = f"body_stall: 0.3, hold_body_bytes: {100_000 if is_held else 1024}"
+    with node(script) as upstream:
+        with logging(ca_dir, tmp_path, config_for(upstream.port, process=process)) as log:
+            with Client(log.rig.port) as client:
+                head = get("/up", "Transfer-Encoding: chunked", "X-Request-Id: mine", method="POST")
+                client.send(head + chunked(b"x" * 5000, end=b""))
+                wait_until(lambda: log.rig.counts()["exchanges"] == 1, "the body is on its way")
+                client.send(bad)
+                answer = client.answer()
+            (line,) = log.lines()
+            assert answer.status == line["status"] == status
+            assert answer["x-fastgw-request-id"] == line["request_id"] == "mine"
+            assert (line["route"], line["note"]) == ("plain", note if is_held else "body_not_held")
+            assert [attempt["outcome"] for attempt in line["attempts"]] == ([] if is_held else ["ignored"])
+            counts = log.rig.counts()
+            assert (counts["clients_gone"], counts["answered_without_exchange"]) == (0, 0)
+
+
+def test_a_body_that_goes_wrong_behind_an_early_answer_is_noted(ca_dir: Path, tmp_path: Path) -> None:
+    def script(peer: Peer) -> None:
+        peer.head()
+        peer.send(b"HTTP/1.1 200 OK\r\nContent-Length: 1000\r\n\r\nbegun")
+        peer.rest()
+
+    with node(script) as upstream:
+        config = config_for(upstream.port, process="hold_body_bytes: 1024")
+        with logging(ca_dir, tmp_path, config) as log, Client(log.rig.port) as client:
+            head = get("/up", "Transfer-Encoding: chunked", method="POST")
+            client.send(head + chunked(b"x" * 5000, end=b""))
+            client.read_until(b"begun")
+            client.send(b"zz\r\n")
+            assert client.rest() == b""
+            (line,) = log.lines()
+            assert (line["status"], line["note"]) == (200, "bad_request")
+            assert log.rig.counts()["clients_gone"] == 0
 
 
 @pytest.mark.parametrize("phase", ["connecting", "waiting", "holding", "relaying"])

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import signal
 import socket
+import ssl
 from pathlib import Path
 from time import sleep
 
+import trustme
 from gateway_process import gateway_process
 from rig import running, wait_until
 from scrape import figures
@@ -134,3 +137,32 @@ def test_without_descriptors_it_neither_spins_nor_fails_who_is_connected(
             wait_until(lambda: process.open_files() <= before + 2, "all descriptors are free again")
     said = errors.read_text()
     assert "Traceback" not in said
+
+
+def test_handshakes_that_never_end_leave_descriptors_for_everything_else(
+    ca_dir: Path, tmp_path: Path
+) -> None:
+    issued = trustme.CA().issue_cert("localhost")
+    chain, key = tmp_path / "chain.pem", tmp_path / "key.pem"
+    issued.cert_chain_pems[0].write_to_path(chain)
+    key.touch(0o600)
+    issued.private_key_pem.write_to_path(key)
+    config = tmp_path / "gateway.yaml"
+    config.write_text(config_for(1, process=f"tls: {{certificate: {chain}, key: {key}}}", uris="/plain"))
+    options = {"config": str(config), "connect_to": [], "ca_file": None, "nofile": 160}
+    with gateway_process(options, errors=tmp_path / "errors") as process:
+        process.signal(signal.SIGSTOP)
+        crowd = [socket.create_connection(("127.0.0.1", process.port)) for _ in range(300)]
+        process.signal(signal.SIGCONT)  # all of them at once
+        wait_until(lambda: process.open_files() > 90, "the crowd is in")
+        with Client(process.admin_port) as operator:
+            assert operator.ask(b"GET /livez HTTP/1.1\r\nHost: localhost\r\n\r\n").status == 200
+        assert process.open_files() < 140
+        for sock in crowd:
+            sock.close()
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+        context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+        with socket.create_connection(("127.0.0.1", process.port), timeout=30) as sock:
+            with context.wrap_socket(sock) as late:
+                late.sendall(get("/healthz"))
+                assert late.recv(100).startswith(b"HTTP/1.1 200 ")

@@ -197,6 +197,38 @@ def test_head_has_the_head_of_get_and_no_body(ca_dir: Path) -> None:
         assert upstream.accepted == 1
 
 
+@pytest.mark.parametrize(
+    ("data", "status"),
+    [
+        (b"HEAD /plain HTTP/1.1\r\n\r\n", 400),
+        (b"\r\nHEAD /plain HTTP/1.1\r\nHost: gw\r\nExpect: more\r\n\r\n", 417),
+        (b"HEAD /%b HTTP/1.1\r\n" % (b"a" * 20_000), 414),
+        (get("/plain", "Content-Length: 99999999999", method="HEAD"), 413),
+        (b"HEAD /plain HTTP/1.1\r\nHost: gw\r\nX: ", 408),
+    ],
+)
+def test_no_refusal_of_head_has_a_body(ca_dir: Path, data: bytes, status: int) -> None:
+    """RFC 9110, 9.3.2."""
+    with echo_rig(ca_dir, process="head_timeout: 0.3") as (rig, _):
+        admin = rig.admin.address
+        assert admin is not None
+        for port in (rig.port, admin.port)[: 1 + (status in (400, 417))]:
+            with Client(port) as client:
+                client.send(data)
+                answered = client.answer("HEAD")
+                assert (answered.status, answered["connection"]) == (status, "close")
+                assert int(answered["content-length"]) > 0
+                assert client.rest() == b""
+
+
+def test_no_204_says_how_long_a_body_would_be(ca_dir: Path) -> None:
+    """RFC 9110, 8.6: not even to HEAD, whatever the node says."""
+    with node(serving(lambda _: b"HTTP/1.1 204 X\r\nContent-Length: 5\r\n\r\n")) as upstream:
+        with running(ca_dir, config_for(upstream.port)) as rig, Client(rig.port) as client:
+            for method in ("GET", "HEAD", "GET"):
+                assert "content-length" not in client.ask(get("/", method=method))
+
+
 @pytest.mark.parametrize("status", ["204 No Content", "304 Not Modified"])
 def test_an_answer_without_a_body_leaves_the_connection_in_order(ca_dir: Path, status: str) -> None:
     def respond(request: Message) -> bytes:

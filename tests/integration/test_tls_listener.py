@@ -12,6 +12,7 @@ import pytest
 import trustme
 from openai import OpenAI
 from rig import CONFIG, MESSAGES, FaultKind, Rig, config_of, running
+from trustme import KeyType
 
 from fastgw.errors import ConfigError
 from fastgw.server import Certificate
@@ -24,10 +25,10 @@ class Files:
         self.chain, self.key = directory / "chain.pem", directory / "key.pem"
         self.write()
 
-    def write(self) -> None:
+    def write(self, kind: KeyType = KeyType.ECDSA) -> None:
         """A new authority and a new certificate, in the same files."""
         self.authority = trustme.CA()
-        issued = self.authority.issue_cert("localhost", "127.0.0.1")
+        issued = self.authority.issue_cert("localhost", "127.0.0.1", key_type=kind)
         self.key.write_bytes(issued.private_key_pem.bytes())
         self.key.chmod(0o600)
         self.chain.write_bytes(b"".join(blob.bytes() for blob in issued.cert_chain_pems))
@@ -126,6 +127,29 @@ def test_a_reload_shows_the_new_certificate_and_keeps_open_connections(ca_dir: P
         assert ": fastgw.tls.key: no key in PEM form" in rig.gateway.last_reload_error
         with httpx.Client(verify=files.context()) as client:
             assert client.get(f"https://localhost:{rig.port}/healthz").status_code == 200
+
+
+@pytest.mark.parametrize("kinds", [(KeyType.ECDSA, KeyType.RSA), (KeyType.RSA, KeyType.ECDSA)])
+def test_a_reload_shows_a_certificate_of_another_kind_of_key(
+    ca_dir: Path, files: Files, loop_kind: str, kinds: tuple[KeyType, KeyType]
+) -> None:
+    """Clients that would take either kind must not be shown the old one."""
+    files.write(kinds[0])
+    with running(
+        ca_dir, files.config(), loop_kind=loop_kind, reload_config=lambda: config_of(files.config())
+    ) as rig:
+        for kind in (kinds[0], kinds[1], kinds[0]):
+            files.write(kind)
+            assert rig.call(rig.gateway.reload)
+            for version in (ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3):
+                context = files.context()  # trusts the newest only
+                context.maximum_version = version
+                context.set_alpn_protocols(["h2", "http/1.1"])
+                with rig.connect() as sock, context.wrap_socket(sock, server_hostname="localhost") as tls:
+                    assert tls.selected_alpn_protocol() == "http/1.1"
+        context.check_hostname = False
+        with rig.connect() as sock, context.wrap_socket(sock) as tls:  # a client that names nobody
+            assert tls.version() == "TLSv1.3"
 
 
 @pytest.mark.parametrize("broken", ["chain", "key"])

@@ -28,6 +28,7 @@ HOST = "api.openai.com"
 ENABLED = "enable_websocket: true"
 HANDSHAKE = ("Connection: Upgrade", "Upgrade: websocket", "Sec-WebSocket-Version: 13")
 KEY = "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ=="
+SWITCH = b"HTTP/1.1 101 X\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\r\n"
 
 
 class WebSocketServer:
@@ -48,6 +49,11 @@ class WebSocketServer:
 
         self.server = serve(handler, "127.0.0.1", 0, ssl=context, select_subprotocol=choose, max_size=1 << 24)
         self.port: int = self.server.socket.getsockname()[1]
+
+
+def unsent_upwards(rig: Rig) -> int:
+    """How many bytes of all tunnels' clients wait for their nodes."""
+    return rig.call(lambda: sum(live.node.outlet.unsent() for live in rig.gateway.exchanges.live))
 
 
 def choose(connection: ServerConnection, offered: Sequence[Subprotocol]) -> Subprotocol | None:
@@ -166,6 +172,17 @@ def test_a_browsers_protocols_reach_the_node_but_its_key_does_not(ca_dir: Path) 
         assert handshake.headers["origin"] == "https://app.example"
 
 
+def test_what_connection_names_stays_on_its_hop_in_a_handshake_too(ca_dir: Path) -> None:
+    with node(serving(lambda request: answer(b"no"))) as upstream:
+        with running(ca_dir, config_for(upstream.port, route=ENABLED)) as rig, Client(rig.port) as client:
+            named = ("Connection: Sec-WebSocket-Extensions", "Sec-WebSocket-Extensions: permessage-deflate")
+            assert client.ask(get("/ws", *HANDSHAKE, KEY, *named)).status == 200
+            (asked,) = upstream.asked
+            assert "sec-websocket-extensions" not in asked
+            assert asked["sec-websocket-version"] == "13"
+            assert asked["connection"] == "Upgrade"
+
+
 # --- Failover ---------------------------------------------------------------------------------
 
 
@@ -238,12 +255,64 @@ def test_a_client_that_vanishes_leaves_no_connection_to_the_provider(ca_dir: Pat
         wait_until(lambda: rig.counts()["exchanges"] == 0, "the tunnel is closed")
 
 
+@pytest.mark.parametrize("leave", [Client.half_close, Client.close])
+def test_what_a_client_said_before_it_left_still_reaches_a_slow_provider(
+    ca_dir: Path, loop_kind: str, leave: Callable[[Client], None]
+) -> None:
+    may_read = threading.Event()
+    got: list[int] = []
+
+    def script(peer: Peer) -> None:
+        peer.request()
+        peer.send(SWITCH)
+        assert may_read.wait(30)
+        got.append(len(peer.rest()))
+
+    with (
+        node(script, receive_buffer=8192) as upstream,
+        running(ca_dir, config_for(upstream.port, route=ENABLED), loop_kind=loop_kind) as rig,
+    ):
+        with Client(rig.port) as client:
+            assert client.ask(get("/ws", *HANDSHAKE, KEY)).status == 101
+            sending = threading.Thread(target=lambda: (client.send(b"u" * 8_000_000), leave(client)))
+            sending.start()
+            wait_until(lambda: unsent_upwards(rig) > 0, "the provider holds the client up")
+            may_read.set()
+            sending.join(30)
+            assert upstream.gone.wait(30)
+        assert got == [8_000_000]
+        wait_until(lambda: rig.counts()["exchanges"] == 0, "the tunnel is closed")
+        assert rig.counts()["tunnels"] == 0
+
+
+def test_a_provider_that_takes_nothing_is_not_waited_for_when_the_client_has_left(ca_dir: Path) -> None:
+    may_end = threading.Event()
+
+    def script(peer: Peer) -> None:
+        peer.request()
+        peer.send(SWITCH)
+        may_end.wait(30)
+
+    deadlines = "{head: 20, node_write: 0.3, total: 60}"
+    with node(script, receive_buffer=8192) as upstream:
+        config = config_for(upstream.port, route=ENABLED, deadlines=deadlines)
+        with running(ca_dir, config) as rig:
+            with Client(rig.port) as client:
+                assert client.ask(get("/ws", *HANDSHAKE, KEY)).status == 101
+                client.sock.settimeout(0.2)
+                with pytest.raises(TimeoutError):
+                    client.send(b"u" * 30_000_000)
+            wait_until(lambda: rig.counts()["exchanges"] == 0, "the tunnel is closed")
+            assert rig.counts()["node_connections"]["busy"] == 0
+            may_end.set()
+
+
 def test_a_provider_that_dies_ends_the_clients_connection(ca_dir: Path) -> None:
     may_die = threading.Event()
 
     def script(peer: Peer) -> None:
         peer.request()
-        peer.send(b"HTTP/1.1 101 X\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\r\n\x81\x02hi")
+        peer.send(SWITCH + b"\x81\x02hi")
         may_die.wait(30)
         peer.reset()
 

@@ -540,6 +540,15 @@ def test_the_clients_address_is_known() -> None:
     assert connection.peer_address() == "unix"
 
 
+def test_the_address_of_a_client_that_has_gone_is_known() -> None:
+    bench = Bench()
+    bench.transport.extra["peername"] = None  # as that of a socket that was reset
+    assert bench.connection.peer_address() == "10.0.0.7"
+    connection = bench.listener.make_connection()
+    connection.connection_made(FakeTransport(peername=None))
+    assert connection.peer_address() == "unknown"
+
+
 # --- The client leaves ------------------------------------------------------------------------
 
 
@@ -600,6 +609,23 @@ def test_a_client_that_leaves_while_it_is_not_read_is_noticed() -> None:
         bench.listener.sweep(0.0)
         assert bench.exchange.events == ["gone"]
         assert "abort" in bench.transport.calls
+
+
+@pytest.mark.parametrize("is_reset", [False, True])
+def test_what_a_tunnels_client_said_before_it_left_is_still_to_be_read(is_reset: bool) -> None:
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        bench = Bench()
+        bench.transport.extra["socket"] = ours
+        bench.feed(GET)
+        bench.connection.become_tunnel()
+        bench.connection.stop_reading()
+        theirs.sendall(b"unread")
+        if is_reset:
+            ours.sendall(b"never taken")
+        theirs.close()
+        bench.listener.sweep(0.0)
+        assert bench.exchange.events == ["complete", "gone"][: 1 + is_reset]
 
 
 # --- Deadlines --------------------------------------------------------------------------------
