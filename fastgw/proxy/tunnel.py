@@ -12,7 +12,7 @@ from __future__ import annotations
 from time import monotonic
 from typing import TYPE_CHECKING
 
-from ..errors import NodeError
+from ..errors import ConnectionLost, NodeError
 from ..wire.events import ExchangeEvents
 from ..wire.head import NO_BODY, RequestHead, ResponseHead
 
@@ -76,7 +76,11 @@ def _names(head: RequestHead | ResponseHead, name: bytes, token: bytes) -> bool:
 
 def agrees(head: ResponseHead) -> bool:
     """Does this 101 switch to WebSocket?"""
-    return _names(head, b"upgrade", b"websocket") and _names(head, b"connection", b"upgrade")
+    return (
+        head.minor_version == 1
+        and _names(head, b"upgrade", b"websocket")
+        and _names(head, b"connection", b"upgrade")
+    )
 
 
 class Tunnel(ExchangeEvents):
@@ -181,7 +185,9 @@ class Tunnel(ExchangeEvents):
             self._close("", now)
 
     def on_node_lost(self, error: NodeError) -> None:
-        self._close("stream_interrupted", monotonic())
+        # An end is no fault, also where TLS has not said that it is one: WebSocket's own goodbye does.
+        is_end = isinstance(error, ConnectionLost) and error.__cause__ is None
+        self._close("" if is_end else "stream_interrupted", monotonic())
 
     def on_tick(self, now: float) -> None:
         """Compare what the sides may take with the clock."""

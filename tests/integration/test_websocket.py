@@ -22,6 +22,7 @@ from websockets.sync.server import ServerConnection, serve
 from websockets.typing import Subprotocol
 from wire_ends import Client, Peer, answer, config_for, get, node, serving
 
+from fastgw.balancing.upstream import AttemptOutcome
 from fastgw.simulator.certificates import ensure
 
 HOST = "api.openai.com"
@@ -159,6 +160,18 @@ def test_large_messages_go_both_ways_over_tls(ca_dir: Path) -> None:
             for size in (1, 70_000, 5_000_000):
                 socket.send(b"\xff" * size)
                 assert socket.recv(timeout=30) == b"\xff" * size
+
+
+def test_a_provider_that_leaves_out_the_goodbye_of_tls_is_not_at_fault(ca_dir: Path) -> None:
+    with tls_provider(ca_dir, echo) as upstream, running(ca_dir, tls_config(upstream.port)) as rig:
+        for _ in range(5):  # of WebSocket's own goodbye it leaves out nothing
+            with tunnelled(rig) as client:
+                client.send("hello")
+                assert client.recv() == "hello"
+            wait_until(lambda: rig.counts()["tunnels"] == 0, "it has ended")
+        [node] = rig.gateway.generation.nodes.values()
+        assert node.counters["tcp_failure"] == 0
+        assert node.outcomes[AttemptOutcome.SUCCEEDED] == 5
 
 
 def test_a_browsers_protocols_reach_the_node_but_its_key_does_not(ca_dir: Path) -> None:

@@ -119,6 +119,8 @@ def test_only_a_switch_to_websocket_is_an_agreement(fields: bytes, expected: boo
     head = scan_response(b"HTTP/1.1 101 X\r\n" + fields + b"\r\n", 0, Limits())
     assert head is not None
     assert agrees(head) is expected
+    old = scan_response(b"HTTP/1.0 101 X\r\n" + fields + b"\r\n", 0, Limits())
+    assert not agrees(old)
 
 
 # --- The handshake ----------------------------------------------------------------------------
