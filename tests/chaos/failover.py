@@ -34,10 +34,10 @@ def faulty_epochs(seed: int, seconds: float, epoch_s: tuple[float, float] = EPOC
     passing: list[str] = []  # those whose turn is still to come
     resting: list[str] = []
     at = 0.0
-    number = 0
+    number = bad = 0
     while at < seconds:
         number += 1
-        bad = rng.randrange(2)
+        last_bad, bad = bad, rng.randrange(2)
         # A node that fails all the time is out at once; one that fails now and then is not.
         is_mixed = number % 2 == 0
         rests = number % 5 == 0
@@ -53,7 +53,8 @@ def faulty_epochs(seed: int, seconds: float, epoch_s: tuple[float, float] = EPOC
                 rng.shuffle(turns)
             names = [turns.pop()]
             if FAULTS[names[0]].strikes is Strikes.ACCEPT:
-                share = 1.0  # new connections are few
+                # New connections are few, and none are made to a node that is still out.
+                share, bad = 1.0, 1 - last_bad
         length = rng.uniform(*epoch_s) * (0.4 if rests else 1.0)
         plans.append(Plan(at, bad, tuple(names), share, is_bad=True))
         plans.append(Plan(at, 1 - bad, (*HARMLESS, *CALLERS), rng.choice((0.0, 0.1, 0.3))))
