@@ -360,8 +360,8 @@ class Gateway:
         old = self.generation
         assert old is not None and self.dispatcher is not None and self._builder is not None
         tls = config.process.tls
-        if tls is not None:
-            Certificate.check(tls.certificate, tls.key)
+        # What may be refused comes first.
+        certificate = Certificate(tls.certificate, tls.key, tls.min_version) if tls is not None else None
         generation = self._builder.build(config, old, number=number or old.number + 1)
         self.recorder.register(route.plan for route in generation.table.routes)
         self.generation = generation
@@ -373,10 +373,10 @@ class Gateway:
         )
         if changed := [n for n in fixed if getattr(config.process, n) != getattr(self._config.process, n)]:
             logger.warning("changed, and in force after a restart only: %s", ", ".join(changed))
-        if (self.certificate is None) != (tls is None):
+        if (self.certificate is None) != (certificate is None):
             logger.warning("fastgw.tls was added or taken out: that is in force after a restart only")
-        elif self.certificate is not None and tls is not None:
-            self.certificate.load(tls.certificate, tls.key, tls.min_version)
+        elif self.certificate is not None and certificate is not None:
+            self.certificate.show(certificate)
         self._config = config
         process = config.process
         self.exchanges.hold_body_bytes = process.hold_body_bytes

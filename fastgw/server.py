@@ -57,34 +57,28 @@ class Certificate:
         self.context = self._context_of(chain_file, key_file)
         self.context.minimum_version = _TLS_VERSIONS[least_version]
 
-    def load(self, chain_file: str, key_file: str, least_version: str = "1.2") -> None:
-        """Show these from the next handshake on. Raises ConfigError, and then shows what it did."""
+    def show(self, other: Certificate) -> None:
+        """Show what ``other`` holds from the next handshake on."""
+
         # A context has a certificate for each kind of key: in the old one, that of another kind would stay.
-        shown = self._context_of(chain_file, key_file)
+        def switch(connection: ssl.SSLObject, _name: str | None, _context: ssl.SSLContext) -> None:
+            connection.context = other.context
 
-        def show(connection: ssl.SSLObject, _name: str | None, _context: ssl.SSLContext) -> None:
-            connection.context = shown
-
-        self.context.minimum_version = _TLS_VERSIONS[least_version]
-        self.context.sni_callback = show
-
-    @classmethod
-    def _context_of(cls, chain_file: str, key_file: str) -> ssl.SSLContext:
-        cls.check(chain_file, key_file)
-        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-        context.options |= ssl.OP_NO_RENEGOTIATION | ssl.OP_NO_COMPRESSION
-        context.set_alpn_protocols(["http/1.1"])
-        context.load_cert_chain(chain_file, key_file, password=no_password)
-        return context
+        self.context.minimum_version = other.context.minimum_version
+        self.context.sni_callback = switch
 
     @staticmethod
-    def check(chain_file: str, key_file: str) -> None:
-        """Raises ConfigError unless the files hold a chain and its key."""
+    def _context_of(chain_file: str, key_file: str) -> ssl.SSLContext:
         problem = chain_problem(chain_file, key_file)
         if problem is not None:
             raise ConfigError(
                 f"{chain_file} and {key_file} are no certificate chain and its key: {problem[1]}"
             )
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.options |= ssl.OP_NO_RENEGOTIATION | ssl.OP_NO_COMPRESSION
+        context.set_alpn_protocols(["http/1.1"])
+        context.load_cert_chain(chain_file, key_file, password=no_password)
+        return context
 
 
 @dataclass(frozen=True, slots=True)

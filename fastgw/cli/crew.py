@@ -40,7 +40,7 @@ from fastgw.config.model import Config
 from fastgw.errors import FastgwError
 from fastgw.gateway import Settings, try_to_build
 from fastgw.secret import packed, secrets_in
-from fastgw.server import Address, Certificate, ListenFailed, hold_port, open_sockets, remove_path
+from fastgw.server import Address, ListenFailed, hold_port, open_sockets, remove_path
 from fastgw.shared_state import SharedState, Undertaker
 from fastgw.supervisor import DRAIN, READY, STOP, Channel, Message, Role, Supervisor
 
@@ -153,8 +153,6 @@ class _Crew:
                 remove_path(self._admin.asked)
 
     def _try_to_build(self, config: Config) -> None:
-        if (tls := config.process.tls) is not None:
-            Certificate.check(tls.certificate, tls.key)
         if not self._source.is_simulated:  # then it is ours, and its authority is not made yet
             try_to_build(config, Settings(connect_to=self._source.overrides.connect_to))
 

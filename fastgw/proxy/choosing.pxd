@@ -12,8 +12,10 @@ from .plan cimport NodeLink
 cdef class Choosing(Answering):
     @cython.locals(exchanges=Exchanges, left_out=Tried, budget=RetryBudget, attempt=Attempt)
     cdef Attempt _start_with_care(self, Upstream upstream, double now)
-    @cython.locals(exchanges=Exchanges, left_out=Tried, budget=RetryBudget)
+    @cython.locals(left_out=Tried)
     cdef bint _could_move(self, Upstream upstream, double now) except -1
+    @cython.locals(exchanges=Exchanges, budget=RetryBudget)
+    cdef _spare(self, Upstream upstream, Tried left_out, double now)
     cdef _skip_misfit(self, Attempt attempt, NodeLink link, str misfit, double now)
     cdef _exclude(self, int position)
     cdef str _model_sent(self)

@@ -21,9 +21,7 @@ class Choosing(Answering):
         exchanges = self.exchanges
         left_out = self.tried.copy() if self.tried is not None else Tried()
         budget = exchanges.budget if self.attempts else None
-        kept_from = None
-        if budget is not None and not budget.is_left(now, exchanges.started):
-            kept_from = upstream.skip_failing(now, left_out)
+        kept_from = self._spare(upstream, left_out, now) if budget is not None else None
         facts = self.facts
         if not upstream.models.count or facts is None or facts.model is None:
             attempt = upstream.start_attempt(now, left_out)
@@ -47,15 +45,23 @@ class Choosing(Answering):
 
     def _could_move(self, upstream: Upstream, now: float) -> bool:
         """Is there another node, in order, to which ``_start_with_care`` would go? Nothing is begun."""
-        exchanges = self.exchanges
         left_out = self.tried.copy() if self.tried is not None else Tried()
-        budget = exchanges.budget
-        if budget is not None and not budget.is_left(now, exchanges.started):
-            upstream.skip_failing(now, left_out)
+        self._spare(upstream, left_out, now)
         facts = self.facts
         if upstream.models.count and facts is not None and facts.model is not None:
             upstream.skip_resting(now, left_out, self.plan.models_for(facts.model), self._scopes(facts))
         return upstream.has_open(now, left_out)
+
+    def _spare(self, upstream: Upstream, left_out: Tried, now: float) -> int | None:
+        """When the retry budget is used up, leave out what is failing.
+
+        Returns the highest priority of what was left out; None if nothing had to be.
+        """
+        exchanges = self.exchanges
+        budget = exchanges.budget
+        if budget is None or budget.is_left(now, exchanges.started):
+            return None
+        return upstream.skip_failing(now, left_out)
 
     def _skip_misfit(self, attempt: Attempt, link: NodeLink, misfit: str, now: float) -> None:
         """A node that cannot take this request: nothing was sent, so it is no attempt."""
