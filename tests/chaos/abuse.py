@@ -60,7 +60,17 @@ class SlowHeadsRun:
         attack_s: float,
         opens_per_second: float,
         interval_s: float = 5.0,
+        held: int = 0,
+        ended: int = 0,
+        yields: bool = True,
     ) -> None:
+        """Ask and attack.
+
+        Args:
+            attack_s: the attack goes on for so long, and again, until ``held`` slow connections were
+                open at a time and ``ended`` have been closed.
+            yields: it takes only the processor time that the others leave.
+        """
         async with listening(Answering) as port:
             with gateway(port, process=process, nofile=nofile) as running:
                 clients = GoodClients(running.port, self.per_second, self.seed)
@@ -71,9 +81,19 @@ class SlowHeadsRun:
                 base = running.resident_bytes()
                 running.forget_peak()
                 with slow_heads(
-                    running.port, self.connections, per_second=opens_per_second, interval_s=interval_s
+                    running.port,
+                    self.connections,
+                    per_second=opens_per_second,
+                    interval_s=interval_s,
+                    held=held,
+                    ended=ended,
+                    yields=yields,
                 ) as attack:
+                    struck = asyncio.create_task(asyncio.to_thread(attack.wait_struck))
                     await clients.run(attack_s)
+                    while not struck.done():
+                        await clients.run(attack_s)
+                    await struck
                     self.under = clients.take()
                     self.growth = running.peak_bytes() - base
                     self.attack = await asyncio.to_thread(attack.end)

@@ -1,9 +1,11 @@
 """A slowloris in a process of its own: ``python abuse_slow_heads.py JSON``.
 
 The argument is an object with ``port``, ``connections`` (held at a time), ``interval_s`` (between two
-bytes of a head), ``per_second`` (how many are opened) and ``reopens``. Whoever is closed is opened
-again then, so that the number stays. A line on standard input, or its end, ends it; it prints one
-line of JSON when all are open for the first time, and another, with what became of them, at the end.
+bytes of a head), ``per_second`` (how many are opened), ``held``, ``ended`` and ``yields``: whether it
+takes only the processor time that nobody else wants. Whoever is closed is opened again, so that the
+number stays. A line on standard input, or its end, ends it; it prints one line of JSON when it has
+struck, that is when ``held`` were open at a time and ``ended`` have been thrown out, and another, with
+what became of them, at the end.
 """
 
 from __future__ import annotations
@@ -44,13 +46,14 @@ class SlowHeads:
     """The attack: sends one byte on each connection in turn, and stays until it is thrown out."""
 
     def __init__(
-        self, port: int, connections: int, *, interval_s: float, per_second: float, reopens: bool
+        self, port: int, connections: int, *, interval_s: float, per_second: float, held: int, ended: int
     ) -> None:
         self.port = port
         self.wanted = connections
         self.interval_s = interval_s
         self.per_second = per_second
-        self.reopens = reopens
+        self.held = held
+        self.ended = ended
         self.poll = select.epoll()
         self.open: dict[int, Slow] = {}
         self.new: list[Slow] = []  # nothing sent yet
@@ -58,7 +61,7 @@ class SlowHeads:
         self.closing: deque[tuple[float, Slow]] = deque()  # ended by the gateway; it stays as long as it can
         self.opened = self.answered = self.most = 0
         self.lived: list[float] = []  # seconds, of each that was ended
-        self.says_ready = True
+        self.has_struck = False
 
     def run(self) -> None:
         """Go on until something comes on standard input, or its end."""
@@ -67,7 +70,7 @@ class SlowHeads:
         while True:
             now = monotonic()
             may_open = self.opened < (now - begin) * self.per_second
-            if may_open and len(self.open) < self.wanted and (self.reopens or self.opened < self.wanted):
+            if may_open and len(self.open) < self.wanted:
                 self._open_some(now, int((now - begin) * self.per_second) - self.opened)
             elif len(self.open) >= self.wanted:
                 begin = now - self.opened / self.per_second  # what was not opened is not made up for
@@ -76,6 +79,9 @@ class SlowHeads:
                 if fd == sys.stdin.fileno():
                     return
                 self._look(fd, monotonic())
+            if not self.has_struck and self.most >= self.held and len(self.lived) >= self.ended:
+                self.has_struck = True
+                print(json.dumps(self.figures()), flush=True)
 
     def _open_some(self, now: float, most: int) -> None:
         for _ in range(min(most, self.wanted - len(self.open), 500)):
@@ -92,9 +98,6 @@ class SlowHeads:
             self.new.append(slow)
             self.opened += 1
         self.most = max(self.most, len(self.open))
-        if self.says_ready and len(self.open) >= self.wanted:
-            self.says_ready = False
-            print(json.dumps({"opened": self.opened}), flush=True)
 
     def _send_due(self, now: float) -> None:
         waiting, self.new = self.new, []
@@ -153,13 +156,10 @@ class Attack:
         self.popen = popen
         self.figures: dict[str, Any] = {}
 
-    def wait_open(self) -> dict[str, Any]:
-        """Wait until all are open for the first time."""
+    def wait_struck(self) -> None:
+        """Wait until it has held, and lost, as many connections as it was to."""
         assert self.popen.stdout is not None
-        line = self.popen.stdout.readline()
-        assert line, "the attacker has ended"
-        opened: dict[str, Any] = json.loads(line)
-        return opened
+        assert self.popen.stdout.readline(), "the attacker has ended"
 
     def end(self) -> dict[str, Any]:
         """End it; returns what became of its connections."""
@@ -173,19 +173,11 @@ class Attack:
 
 
 @contextmanager
-def slow_heads(
-    port: int, connections: int, *, interval_s: float = 5.0, per_second: float = 2000.0, reopens: bool = True
-) -> Iterator[Attack]:
-    """A running attack; it is gone at the end."""
-    options = {
-        "port": port,
-        "connections": connections,
-        "interval_s": interval_s,
-        "per_second": per_second,
-        "reopens": reopens,
-    }
+def slow_heads(port: int, connections: int, **options: Any) -> Iterator[Attack]:
+    """A running attack; it is gone at the end. The options are those of the process."""
+    argument = json.dumps({"port": port, "connections": connections, **options})
     popen = subprocess.Popen(
-        [sys.executable, __file__, json.dumps(options)], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+        [sys.executable, __file__, argument], stdin=subprocess.PIPE, stdout=subprocess.PIPE
     )
     with popen:
         try:
@@ -197,9 +189,11 @@ def slow_heads(
 def main() -> None:
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-    # An attacker has a machine of its own: here it gets what the others leave.
-    os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
-    attack = SlowHeads(**json.loads(sys.argv[1]))
+    options = json.loads(sys.argv[1])
+    if options.pop("yields"):
+        # An attacker has a machine of its own: here it gets what the others leave.
+        os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
+    attack = SlowHeads(**options)
     attack.run()
     print(json.dumps(attack.figures()), flush=True)
 

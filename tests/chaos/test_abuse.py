@@ -14,13 +14,12 @@ from chaos.soak import slope
 @pytest.mark.parametrize("room", [4000, 800], ids=["with room", "without room"])
 def test_a_thousand_slow_heads_keep_no_good_request_out(room: int) -> None:
     run = SlowHeadsRun(2, 1000, per_second=100)
-    process = f"max_connections: {room}, head_timeout: 2"
-    uvloop.run(
-        run.play(process=process, nofile=6000, calm_s=1, attack_s=4, opens_per_second=1000, interval_s=1)
-    )
+    process = f"max_connections: {room}, head_timeout: 4"
+    held = 1000 if room > 1000 else 600  # from 80 % of the room on each new one closes an older one
+    pace = {"calm_s": 1, "attack_s": 4, "opens_per_second": 1000, "interval_s": 1}
+    uvloop.run(run.play(process=process, nofile=6000, held=held, ended=500, yields=False, **pace))
     assert run.failures == []
-    assert len(run.under) == 400
-    assert run.attack["ended"] > 500
+    assert len(run.under) >= 400
     assert run.attack["answered"] > 0.9 * run.attack["ended"]  # with 408, and not just cut off
     assert run.growth <= 1000 * 64 * 1024  # what the first of everything takes counts for more here
     if room > 1000:
