@@ -3,7 +3,9 @@
 Both count two runs, one with twice the work of the other, and divide the difference by the additional work:
 what it costs to take connections, and to be watched, cancels out. What does not would be counted as work:
 a handshake is worth a hundred chunks. So connections to the node are opened before, and the node is not
-probed meanwhile: both would be in one run more often than in the other.
+probed meanwhile: both would be in one run more often than in the other. What a program does by the clock
+(sweeps, timers) depends on how long a run takes, and so on what else the machine does: it is counted while
+there is no work, and taken off.
 """
 
 from __future__ import annotations
@@ -17,6 +19,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
+from time import monotonic, sleep
 
 from .loads import Load, LoadFailed
 from .peers import Peer, Unavailable
@@ -26,6 +29,8 @@ from .upstreams import Upstream, Upstreams
 
 TLS_STREAMS = 8  # so few that the handshakes end before the first stream does: then each has a connection
 NEVER_S = 3600  # between two probes: longer than a run
+IDLE_S = 4.0  # for so long it is counted without work
+QUIET_NS = 20_000_000  # of CPU in a tenth of a second: what a program under callgrind takes without work
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,17 +124,26 @@ def instructions(processes: Processes, peer: Peer, work: Work) -> Count:
     try:
         control(process, "--instr=on")
         warm_up(processes, port, work)
-        totals = []
-        for run in (0, 1):
-            process.settle(20_000_000)
+        process.settle(QUIET_NS)
+
+        def count(action: Callable[[], None]) -> tuple[int, float]:
+            """The instructions of an action, and its seconds."""
             control(process, "--zero")
-            drive(processes, port, work, run)
-            process.settle(20_000_000)
-            control(process, f"--dump={run}")
-            totals.append(_newest_total(output))
+            begin = monotonic()
+            action()
+            process.settle(QUIET_NS)
+            took_s = monotonic() - begin
+            control(process, "--dump")
+            return _newest_total(output), took_s
+
+        idle, idle_s = count(partial(sleep, IDLE_S))
+        (once, once_s), (twice, twice_s) = (
+            count(partial(drive, processes, port, work, run)) for run in (0, 1)
+        )
     finally:
         processes.end(process)
-    return Count((totals[1] - totals[0]) / work.units)
+    by_the_clock = (twice_s - once_s) * idle / idle_s
+    return Count((twice - once - by_the_clock) / work.units)
 
 
 def callgrind(command: list[str], output: Path) -> list[str]:
