@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import signal
-from collections.abc import Awaitable, Callable
+import threading
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from time import monotonic
 from typing import Any
@@ -13,6 +15,7 @@ import uvloop
 from gateway_process import Process, gateway_process
 from raw_http import Connection, chat, connected, encode
 from rig import CONFIG, KEYS, FaultKind, Rig, running, wait_until
+from wire_ends import Message, ScriptedNode, answer, config_for, node, serving
 
 from fastgw.simulator import Simulator
 from fastgw.simulator import start as start_simulator
@@ -56,6 +59,19 @@ async def is_refused(port: int) -> bool:
     return False
 
 
+@contextmanager
+def draining_before_the_answer(ca_dir: Path) -> Iterator[tuple[Rig, ScriptedNode, threading.Event]]:
+    """A gateway whose node answers its requests when the event is set, but for those of /at-once."""
+    may_answer = threading.Event()
+
+    def respond(request: Message) -> bytes:
+        assert request.target == "/at-once" or may_answer.wait(60)
+        return answer(b"done")
+
+    with node(serving(respond)) as upstream, running(ca_dir, config_for(upstream.port)) as rig:
+        yield rig, upstream, may_answer
+
+
 def begin_drain(rig: Rig, limit_s: float) -> asyncio.Future[bool]:
     """Drain in the rig's loop; the future is of the test's loop."""
     return asyncio.wrap_future(asyncio.run_coroutine_threadsafe(rig.gateway.drain(limit_s), rig.loop))
@@ -86,19 +102,19 @@ def test_streams_in_flight_finish_and_nothing_new_begins(ca_dir: Path, loop_kind
 
 
 def test_answer_that_ends_during_the_drain_says_close(ca_dir: Path) -> None:
-    with running(ca_dir, PATIENT) as rig:
+    with draining_before_the_answer(ca_dir) as (rig, upstream, may_answer):
 
         async def main() -> None:
             async with connected(rig.port) as connection:
-                first = await connection.ask("POST", CHAT, body=chat("hello"))
+                first = await connection.ask("GET", "/at-once")
                 assert not first.closes
-                headers = {"x-sim-first-ms": "300"}
-                connection.writer.write(encode("POST", CHAT, headers, chat("hello")))
-                while rig.counts()["exchanges"] == 0:
+                connection.writer.write(encode("GET", "/later"))
+                while len(upstream.asked) < 2:
                     await asyncio.sleep(0.005)
                 drained = begin_drain(rig, 30)
                 while not rig.gateway.is_draining:
                     await asyncio.sleep(0.001)
+                may_answer.set()
                 answer = await connection.answer()
                 assert (answer.status, answer.is_whole, answer.closes) == (200, True, True)
                 assert await drained is True
@@ -126,23 +142,22 @@ def test_idle_connections_are_closed_at_once(ca_dir: Path) -> None:
 
 
 def test_request_behind_the_one_that_ends_the_connection_reaches_no_node(ca_dir: Path) -> None:
-    with running(ca_dir, PATIENT) as rig:
+    with draining_before_the_answer(ca_dir) as (rig, upstream, may_answer):
 
         async def main() -> None:
             async with connected(rig.port) as connection:
-                headers = {"x-sim-first-ms": "300"}
-                connection.writer.write(encode("POST", CHAT, headers, chat("hello")))
-                while rig.counts()["exchanges"] == 0:
+                connection.writer.write(encode("GET", "/later"))
+                while not upstream.asked:
                     await asyncio.sleep(0.005)
                 drained = begin_drain(rig, 30)
                 while not rig.gateway.is_draining:
                     await asyncio.sleep(0.001)
-                connection.writer.write(encode("POST", CHAT, None, chat("too late")))
+                connection.writer.write(encode("GET", "/too-late"))
+                may_answer.set()
                 answer = await connection.answer()
                 assert (answer.status, answer.closes) == (200, True)
                 assert await drained is True
-            seen = rig.call(lambda: [record.body for record in rig.openai.requests])
-            assert not any(b"too late" in body for body in seen)
+            assert [message.target for message in upstream.asked] == ["/later"]
 
         asyncio.run(main())
 
