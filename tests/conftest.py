@@ -9,6 +9,7 @@ from collections.abc import Callable, Coroutine, Generator
 from typing import Any, Protocol, TypeVar
 
 import pytest
+import trustme
 import uvloop
 from build_guard import prefer_source, unfit_extensions
 from hypothesis import HealthCheck, settings
@@ -144,3 +145,20 @@ def run_loop(loop_kind: str) -> RunLoop:
         return result
 
     return run
+
+
+# --- Certificates -----------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="session")
+def authority() -> trustme.CA:
+    """Who issues the certificates of a test's own nodes."""
+    return trustme.CA()
+
+
+@pytest.fixture(scope="session")
+def ca_file(authority: trustme.CA, tmp_path_factory: pytest.TempPathFactory) -> str:
+    """The path of its certificate: for who trusts it."""
+    path = tmp_path_factory.mktemp("authority") / "ca.pem"
+    authority.cert_pem.write_to_path(str(path))
+    return str(path)

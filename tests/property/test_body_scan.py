@@ -1,33 +1,16 @@
 """The scan of a body agrees with a full parser, whatever is in it."""
 
 import json
-import sys
-from importlib.machinery import SourceFileLoader
-from importlib.util import module_from_spec, spec_from_loader
-from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import orjson
 from hypothesis import given
 from hypothesis import strategies as st
+from interpreted import interpreted
 
 from fastgw.llm import body
 
-
-def interpreted() -> ModuleType:
-    """body.py run by the interpreter, whatever is built."""
-    name = "fastgw.llm.body_interpreted"
-    loader = SourceFileLoader(name, str(Path(body.__file__).with_name("body.py")))
-    spec = spec_from_loader(name, loader)
-    assert spec is not None
-    module = module_from_spec(spec)
-    sys.modules[name] = module
-    loader.exec_module(module)
-    return module
-
-
-PURE = interpreted()
+PURE = interpreted(body)
 
 TEXTS = (
     st.text(max_size=12)

@@ -1,33 +1,16 @@
 """Any split of any stream gives the same events; the fast reader agrees with a full parse."""
 
 import json
-import sys
-from importlib.machinery import SourceFileLoader
-from importlib.util import module_from_spec, spec_from_loader
-from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
+from interpreted import interpreted
 
 from fastgw.llm import sse
 
-
-def interpreted() -> ModuleType:
-    """sse.py run by the interpreter, whatever is built."""
-    name = "sse_interpreted"
-    loader = SourceFileLoader(name, str(Path(sse.__file__).with_name("sse.py")))
-    spec = spec_from_loader(name, loader)
-    assert spec is not None
-    module = module_from_spec(spec)
-    sys.modules[name] = module
-    loader.exec_module(module)
-    return module
-
-
-PURE = interpreted()
+PURE = interpreted(sse)
 
 # --- Streams ------------------------------------------------------------------------------------
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import ssl
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 import trustme
@@ -439,11 +438,6 @@ class TlsBench:
 
 
 @pytest.fixture(scope="module")
-def authority() -> trustme.CA:
-    return trustme.CA()
-
-
-@pytest.fixture(scope="module")
 def serving(authority: trustme.CA) -> ssl.SSLContext:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     authority.issue_cert("node.example").configure_cert(context)
@@ -451,10 +445,8 @@ def serving(authority: trustme.CA) -> ssl.SSLContext:
 
 
 @pytest.fixture(scope="module")
-def trusting(authority: trustme.CA, tmp_path_factory: pytest.TempPathFactory) -> TlsContext:
-    path: Path = tmp_path_factory.mktemp("tls") / "ca.pem"
-    authority.cert_pem.write_to_path(str(path))
-    return TlsContext(str(path))
+def trusting(ca_file: str) -> TlsContext:
+    return TlsContext(ca_file)
 
 
 @pytest.fixture
