@@ -47,10 +47,11 @@ demo: build
 test: build $(VENV)/.dev
 	@$(BIN)/python -m pytest -q -n $(AT_ONCE) $(TESTS) $(ARGS)
 
-# What takes longer: workers killed twenty times under load, and the like; then 500,000 requests (SCALE=4: 2,000,000).
+# What takes longer: workers killed twenty times under load, and the like; then 500,000 requests and 10,000 reloads
+# (SCALE=4: four times as many).
 soak: build $(VENV)/.dev
 	@$(BIN)/python -m pytest -q -s -m long --timeout 600 $(TESTS) $(ARGS)
-	@PYTHONPATH=tests $(BIN)/python -m chaos --only S01 S02 --scale $(SCALE)
+	@PYTHONPATH=tests $(BIN)/python -m chaos --only S01 S02 S05 --scale $(SCALE)
 
 # Ten minutes for each target of inputs nobody would write: ARGS="--seconds 60 --seed 2 --only requests"
 fuzz: build $(VENV)/.dev

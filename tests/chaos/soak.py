@@ -1,4 +1,4 @@
-"""Nothing is left behind, however long it goes on: S01 and S02."""
+"""Nothing is left behind, however long it goes on: S01, S02 and S05."""
 
 from __future__ import annotations
 
@@ -74,4 +74,14 @@ def half_a_million(seed: int, scale: float) -> Result:
         and growth <= 0.05 * done.before.resident
         and figures["faulty_percent"] >= 30
     )
+    return Result(figures, ok, done.load.problems[:3] + done.errors.splitlines()[:5])
+
+
+@goal("S05", "10,000 changes of the configuration under load: 0 requests fail, S01, memory <= +5 %")
+def ten_thousand_reloads(seed: int, scale: float) -> Result:
+    reloads = int(10_000 * scale) // 20 * 20  # it ends as it began, in the warm-up too
+    done, figures = _played(seed, 0, broken=0.0, reloads=reloads)
+    figures["reloads"] = done.after.counts["reloads"] - done.before.counts["reloads"]
+    growth = done.after.resident - done.before.resident
+    ok = _is_clean(done) and figures["reloads"] == reloads and growth <= 0.05 * done.before.resident
     return Result(figures, ok, done.load.problems[:3] + done.errors.splitlines()[:5])

@@ -7,9 +7,10 @@ simulated providers run here.
 from __future__ import annotations
 
 import asyncio
+import signal
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
-from itertools import count
+from itertools import count, takewhile
 from pathlib import Path
 from random import Random
 from statistics import mode
@@ -49,6 +50,14 @@ PATIENT = CONFIG.replace(
 )
 
 
+# The same service with another node, another key and another route; and back again.
+CHANGED = (
+    PATIENT.replace("weight: 100", "weight: 90")
+    .replace("api.deepseek.com\n          port: 443", "api.deepseek.com\n          port: 8443")
+    .replace("      - name: llm\n", "      - {name: more, uris: [/more/*]}\n      - name: llm\n")
+)
+
+
 class Load:
     """Mixed requests, ``AT_ONCE`` at a time over connections that are kept alive.
 
@@ -73,6 +82,10 @@ class Load:
     async def run(self, requests: int) -> None:
         left = iter(range(requests))
         await asyncio.gather(*(self._client(left) for _ in range(AT_ONCE)))
+
+    async def run_while(self, condition: Callable[[], bool]) -> None:
+        """One request after the other, for as long as a condition holds."""
+        await self._client(takewhile(lambda _: condition(), count()))
 
     async def _client(self, left: Any) -> None:
         connection: Connection | None = None
@@ -198,6 +211,28 @@ class Measured:
         return f"{self.held} resident={mebibytes:.1f} MiB"
 
 
+async def reload_and_load(
+    process: Process, admin: httpx.Client, config: Path, load: Load, times: int
+) -> None:
+    """Change the configuration so often, to and fro, each time as soon as the last change is in force."""
+
+    def reload(done: int) -> None:
+        wanted = admin.get("/debug/counts").json()["reloads"] + 1
+        fresh = config.with_suffix(".new")
+        fresh.write_text(PATIENT if done % 2 else CHANGED)
+        fresh.replace(config)
+        process.signal(signal.SIGHUP)
+        wait_until(lambda: admin.get("/debug/counts").json()["reloads"] == wanted, "the change is in force")
+
+    async def reload_all() -> None:
+        for done in range(times):
+            await asyncio.to_thread(reload, done)
+
+    reloading = asyncio.create_task(reload_all())
+    await load.run_while(lambda: not reloading.done())
+    await reloading
+
+
 @dataclass
 class Soak:
     """One run: before and after it, and what was resident in between."""
@@ -218,10 +253,15 @@ def soak(
     ca_dir: Path,
     broken: float = 0.12,
     cut: float = 0.0,
+    reloads: int = 0,
     samples: int = 1,
     tell: Callable[[int], None] = lambda done: None,
 ) -> Soak:
-    """Play so many mixed requests after a warm-up; ``samples`` times the memory is looked at under load."""
+    """Play so many mixed requests after a warm-up; ``samples`` times the memory is looked at under load.
+
+    Args:
+        reloads: changes of the configuration during further requests, and a tenth as many in the warm-up.
+    """
     config = directory / "gateway.yaml"
     config.write_text(PATIENT)
     errors = directory / "errors"
@@ -242,16 +282,17 @@ def soak(
                 with httpx.Client(base_url=f"http://127.0.0.1:{process.admin_port}", timeout=30) as admin:
                     load = Load(simulator, process.port, seed=seed, broken=broken, cut=cut)
                     await load.run(WARM_UP)
+                    await reload_and_load(process, admin, config, load, reloads // 10)
                     before = await asyncio.to_thread(Measured, process, admin)
                     resident = []
                     for sample in range(samples):
                         await load.run(requests // samples)
                         resident.append(((sample + 1) * (requests // samples), process.resident_bytes()))
                         tell(resident[-1][0])
+                    await reload_and_load(process, admin, config, load, reloads)
                     after = await asyncio.to_thread(Measured, process, admin, before)
             finally:
                 await asyncio.to_thread(manager.__exit__, None, None, None)
-        asked = WARM_UP + requests // samples * samples
-        return Soak(before, after, load, asked, errors.read_text(), resident)
+        return Soak(before, after, load, next(load.numbers), errors.read_text(), resident)
 
     return uvloop.run(main())
