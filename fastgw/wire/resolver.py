@@ -6,6 +6,7 @@ answer in memory.  When the name service fails, the last good addresses go on se
 """
 
 import asyncio
+import functools
 import ipaddress
 import socket
 import threading
@@ -104,6 +105,7 @@ def start_daemon_thread(job: Callable[[], None]) -> None:
     threading.Thread(target=job, name="fastgw-resolver", daemon=True).start()
 
 
+@functools.lru_cache(1024)  # of the nodes' hosts, which every sweep asks for
 def literal(host: str) -> tuple[int, str] | None:
     """Return (family, address) if ``host`` is one already, in brackets or not; else None."""
     bare = _bare(host)
