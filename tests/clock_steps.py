@@ -24,7 +24,7 @@ def set_clock(ahead_s: float) -> None:
 
 async def main(ca_dir: Path) -> None:
     from raw_http import chat, connected
-    from rig import CONFIG, config_of
+    from rig import CONFIG, brief, config_of
 
     from fastgw.gateway import Gateway, Settings
     from fastgw.simulator import Fault, FaultKind
@@ -32,7 +32,7 @@ async def main(ca_dir: Path) -> None:
 
     path = "/v1/chat/completions"
     slowly = {"x-sim-first-ms": str(int(FIRST_S * 1000)), "x-sim-tokens": "20", "x-sim-delay-ms": "20"}
-    text = CONFIG[: CONFIG.index("      checks:")]
+    text = brief(CONFIG[: CONFIG.index("      checks:")])
     async with await start_simulator(ca_dir=ca_dir) as simulator:
         gateway = Gateway(
             config_of(text),

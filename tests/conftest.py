@@ -34,11 +34,10 @@ def pytest_report_header() -> str:
 
 # --- Hypothesis -------------------------------------------------------------------------------
 
-# No deadline: on a busy machine it says something of the machine. In CI the same examples every time.
-settings.register_profile("local", deadline=None)
-settings.register_profile(
-    "ci", deadline=None, derandomize=True, database=None, suppress_health_check=[HealthCheck.too_slow]
-)
+# No deadline, and nothing is too slow: on a busy machine both say something of the machine. In CI the same
+# examples every time.
+settings.register_profile("local", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.register_profile("ci", settings.get_profile("local"), derandomize=True, database=None)
 settings.load_profile("ci" if IS_CI else "local")
 
 

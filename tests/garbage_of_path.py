@@ -15,6 +15,7 @@ import sys
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
+from time import monotonic
 from types import CoroutineType
 from typing import Any
 
@@ -229,7 +230,9 @@ async def main(path: str, ca_dir: Path) -> None:
         requests = gateway.exchanges.started + gateway.answered + simulator.openai.counters.requests
         del run
         await gateway.close()
-    await asyncio.sleep(0.05)
+    begin = monotonic()
+    while len(asyncio.all_tasks()) > 1 and monotonic() - begin < 30:  # what was cancelled may end
+        await asyncio.sleep(0.01)
     left = [repr(task) for task in asyncio.all_tasks() if task is not asyncio.current_task()]
     print(json.dumps({"garbage": found, "tasks_left": left, "requests": requests}))
 

@@ -7,6 +7,7 @@ switch faults through ``Rig.call``, which runs a function in the thread's event 
 from __future__ import annotations
 
 import asyncio
+import re
 import socket
 import ssl
 import threading
@@ -32,6 +33,15 @@ T = TypeVar("T")
 
 KEYS = {"OPENAI_API_KEY": "sk-sim-openai", "DEEPSEEK_API_KEY": "sk-sim-deepseek"}
 
+# No test waits for one of these, nor does a busy machine reach it; a test that lets something hang brings
+# its own (``with_deadlines``).
+PATIENT_S = 20
+DEADLINES = {
+    **dict.fromkeys(("head", "head_stream", "first_content", "first_content_stream"), PATIENT_S),
+    **dict.fromkeys(("progress", "idle", "connect"), PATIENT_S),
+    "total": 3 * PATIENT_S,
+}
+
 CONFIG = """\
 fastgw:
   dead_reprobe: 1
@@ -41,8 +51,8 @@ services:
     routes:
       - name: llm
         uris: [/v1/*]
-        deadlines: {head: 2, head_stream: 2, first_content: 2, first_content_stream: 2,
-                    progress: 2, idle: 2, connect: 2, total: 20}
+        deadlines: {head: 20, head_stream: 20, first_content: 20, first_content_stream: 20,
+                    progress: 20, idle: 20, connect: 20, total: 60}
     upstream:
       scheme: https
       type: roundrobin
@@ -59,6 +69,7 @@ services:
       checks:
         active:
           http_path: /
+          timeout: 20
           healthy: {successes: 1}
           unhealthy: {http_failures: 3}
         passive:
@@ -69,6 +80,20 @@ services:
 OPENAI = "api.openai.com:443"
 DEEPSEEK = "api.deepseek.com:443"
 MESSAGES = [{"role": "user", "content": "say hello"}]
+
+
+def with_deadlines(text: str, **seconds: float) -> str:
+    """A configuration with other deadlines; those that are not named are patient."""
+    flow = ", ".join(f"{name}: {limit}" for name, limit in {**DEADLINES, **seconds}.items())
+    return re.sub(r"deadlines: \{[^}]*\}", f"deadlines: {{{flow}}}", text)
+
+
+def brief(text: str, limit_s: float = 5) -> str:
+    """A configuration for providers that hang: each part of an answer may take so long.
+
+    It holds for the healthy ones too, so it is no shorter than a busy machine needs.
+    """
+    return with_deadlines(text, **{name: limit_s for name in DEADLINES if name != "total"})
 
 
 @dataclass
@@ -100,7 +125,7 @@ class Providers:
         async def run() -> T:
             return function()
 
-        return asyncio.run_coroutine_threadsafe(run(), self.loop).result(30)
+        return asyncio.run_coroutine_threadsafe(run(), self.loop).result(60)
 
     def fault(self, provider: Provider, kind: FaultKind | None, **parameters: Any) -> None:
         """Break a provider from now on; None mends it."""
@@ -147,7 +172,7 @@ class Rig(Providers):
         return socket.create_connection(("127.0.0.1", self.port), timeout=20)
 
 
-def wait_until(condition: Callable[[], bool], what: str, limit_s: float = 30.0) -> float:
+def wait_until(condition: Callable[[], bool], what: str, limit_s: float = 60.0) -> float:
     """Look again and again until a condition holds; the limit is only a hang guard.
 
     Returns how long it took, seconds.
@@ -235,7 +260,7 @@ def running(
         yield rig
     finally:
         stop[0]()
-        thread.join(30)
+        thread.join(60)
     assert not thread.is_alive(), "the rig did not stop"
     if len(ready) > 1:
         raise ready[1]  # type: ignore[misc]
@@ -249,6 +274,7 @@ def client_context(simulator: Simulator) -> ssl.SSLContext:
 
 __all__ = [
     "CONFIG",
+    "DEADLINES",
     "DEEPSEEK",
     "KEYS",
     "MESSAGES",
@@ -257,7 +283,9 @@ __all__ = [
     "FaultKind",
     "Profile",
     "Rig",
+    "brief",
     "config_of",
     "running",
     "wait_until",
+    "with_deadlines",
 ]

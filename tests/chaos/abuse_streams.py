@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import json
+import re
 import socket
 from collections.abc import AsyncIterator, Callable, Coroutine
 from time import monotonic
@@ -22,6 +23,7 @@ HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding
 DONE = b"data: [DONE]\n\n"
 PER_SECOND = 50_000  # comments of a flood
 COMMENT = b": keep-alive\n\n"
+COMMENTS = re.compile(b"(?:%b)*" % COMMENT)
 HANG_GUARD_S = 120.0
 
 # Each item is a piece of the stream and how often it comes; every time it is a chunk.
@@ -172,6 +174,7 @@ class Reading(asyncio.Protocol):
     async def ask(self) -> tuple[str, int]:
         """Digest and size of the whole stream."""
         self.digest, self.size = hashlib.sha256(), 0
+        self.before: bytes | None = b""
         self.ended = asyncio.get_running_loop().create_future()
         self.transport.write(encode("POST", CHAT, body=chat("Stream it.", stream=True)))
         return await asyncio.wait_for(self.ended, HANG_GUARD_S)
@@ -184,6 +187,14 @@ class Reading(asyncio.Protocol):
             asyncio.get_running_loop().call_later(pause_s, self.transport.resume_reading)
 
     def on_body(self, data: bytes) -> None:
+        if self.before is not None:
+            # Comments before content may be passed on or not: that depends on what is read together with it.
+            data = self.before + data
+            data = data[COMMENTS.match(data).end() :]  # type: ignore[union-attr]
+            if COMMENT.startswith(data):
+                self.before = data
+                return
+            self.before = None
         self.digest.update(data)
         self.size += len(data)
 

@@ -174,7 +174,7 @@ class Measured:
     """
 
     LOOKS = 60  # over more than one turn of the probes
-    PATIENCE_S = 20.0
+    PATIENCE_S = 60.0
 
     def __init__(self, process: Process, admin: httpx.Client, like: Measured | None = None) -> None:
         admin.post("/debug/flush")

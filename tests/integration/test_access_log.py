@@ -191,7 +191,9 @@ def test_a_body_that_goes_wrong_has_one_line(
         peer.head()
         peer.rest()
 
-    process = f"body_stall: 0.3, hold_body_bytes: {100_000 if is_held else 1024}"
+    process = f"hold_body_bytes: {100_000 if is_held else 1024}"
+    if not bad:  # that the body is on its way must be seen before it has stalled for too long
+        process += ", body_stall: 3"
     with node(script) as upstream:
         with logging(ca_dir, tmp_path, config_for(upstream.port, process=process)) as log:
             with Client(log.rig.port) as client:
@@ -231,13 +233,10 @@ def test_a_body_that_goes_wrong_behind_an_early_answer_is_noted(ca_dir: Path, tm
 @pytest.mark.parametrize("phase", ["connecting", "waiting", "holding", "relaying"])
 def test_client_that_has_gone_has_a_line(ca_dir: Path, tmp_path: Path, phase: str) -> None:
     faults = {"connecting": FaultKind.HANDSHAKE_HANG, "waiting": FaultKind.HANG_BEFORE_HEAD}
-    text = CONFIG.replace("head: 2, head_stream: 2", "head: 60, head_stream: 60").replace(
-        "connect: 2", "connect: 60"
-    )
-    with logging(ca_dir, tmp_path, text[: text.index("      checks:")]) as log:
+    with logging(ca_dir, tmp_path, CONFIG[: CONFIG.index("      checks:")]) as log:
         log.rig.fault(log.rig.openai, faults.get(phase))
         pace = {
-            "x-sim-first-ms": "1500" if phase == "holding" else "0",
+            "x-sim-first-ms": "15000" if phase == "holding" else "0",
             "x-sim-tokens": "5000",
             "x-sim-delay-ms": "20",
         }
@@ -292,7 +291,7 @@ def test_text_lines(ca_dir: Path, tmp_path: Path) -> None:
     with logging(ca_dir, tmp_path, format="text") as log:
         log.rig.fault(log.rig.openai, FaultKind.STATUS, status=500)
         assert ask(log.rig, stream=True).status_code == 200
-        httpx.get(log.rig.url + "/nowhere?a=b")
+        httpx.get(log.rig.url + "/nowhere?a=b", timeout=60)
         lines = log.text().splitlines()
         found = [TEXT_LINE.fullmatch(line) for line in lines]
         assert len(found) == 2 and all(found), lines
@@ -329,7 +328,7 @@ def test_no_key_and_no_word_of_the_conversation_is_logged(ca_dir: Path, tmp_path
         }
         for path in (CHAT, f"{CHAT}?apikey={key}", f"/v1/{key}/models", f"/{key}", f"/nowhere?key={key}"):
             for stream in (False, True):
-                httpx.post(rig.url + path, json={**body, "stream": stream}, headers=headers)
+                httpx.post(rig.url + path, json={**body, "stream": stream}, headers=headers, timeout=60)
         for kind, parameters in (
             (
                 FaultKind.STATUS,
@@ -346,7 +345,7 @@ def test_no_key_and_no_word_of_the_conversation_is_logged(ca_dir: Path, tmp_path
         ):
             rig.fault(rig.openai, kind, **parameters)
             for stream in (False, True):
-                httpx.post(rig.url + CHAT, json={**body, "stream": stream}, headers=headers)
+                httpx.post(rig.url + CHAT, json={**body, "stream": stream}, headers=headers, timeout=60)
         text = log.text()
         assert len(text.splitlines()) == 16
         assert key not in text
@@ -358,8 +357,10 @@ def test_no_key_and_no_word_of_the_conversation_is_logged(ca_dir: Path, tmp_path
 def test_client_cannot_forge_a_line(ca_dir: Path, tmp_path: Path) -> None:
     with logging(ca_dir, tmp_path, format="text") as log:
         model = 'x" note="forged\n127.0.0.1 - root [now] "GET / HTTP/1.1" 200 0'
-        httpx.post(log.rig.url + CHAT, json={"model": model, "messages": MESSAGES})
-        httpx.get(log.rig.url + "/nowhere%0a127.0.0.1%20-%20root", headers={"x-request-id": "a b\tc"})
+        httpx.post(log.rig.url + CHAT, json={"model": model, "messages": MESSAGES}, timeout=60)
+        httpx.get(
+            log.rig.url + "/nowhere%0a127.0.0.1%20-%20root", headers={"x-request-id": "a b\tc"}, timeout=60
+        )
         lines = log.text().splitlines()
         assert len(lines) == 2
         assert all(line.startswith("127.0.0.1 - - [") for line in lines)
@@ -407,7 +408,7 @@ def test_blocked_pipe_delays_no_request(ca_dir: Path, tmp_path: Path) -> None:
                 return writer.buffered_bytes == 0
 
             wait_until(drain, "what was buffered is written")
-            httpx.get(rig.url + "/nowhere", headers={"x-request-id": "x-the-last"})
+            httpx.get(rig.url + "/nowhere", headers={"x-request-id": "x-the-last"}, timeout=60)
             wait_until(lambda: drain() and end in seen, "the next line is written")
             lines = seen.splitlines()
             assert all(json.loads(line) for line in lines)

@@ -116,7 +116,7 @@ def test_a_mapped_model_that_no_longer_exists_is_said_aloud_and_the_node_stays(
 
 
 def test_a_provider_that_does_not_answer_the_check_is_no_backup_but_not_out(ca_dir: Path) -> None:
-    with running(ca_dir, checked(timeout=0.2)) as rig:
+    with running(ca_dir, checked(timeout=1)) as rig:
         wait_until(lambda: shown(rig)["backup_ready"], "the backup is good")
         rig.fault(rig.deepseek, FaultKind.HANG_BEFORE_HEAD)
         wait_until(lambda: standing(rig, DEEPSEEK) == "unreachable", "it is silent")

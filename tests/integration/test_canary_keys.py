@@ -47,7 +47,6 @@ services:
       - name: r
         uris: [/v1/*]
         plugins: {{key-auth: {{header: x-consumer-key, hide_credentials: true}}}}
-        deadlines: {{first_content: 2, first_content_stream: 2}}
     upstream:
       scheme: http
       nodes:

@@ -16,17 +16,9 @@ from wire_ends import Client, Peer, config_for, get, node, post
 
 from fastgw.wire.client_connection import PIPELINE_BYTES
 
-# Without probes, which would count; with deadlines that no test reaches.
-QUIET = (
-    CONFIG[: CONFIG.index("      checks:")]
-    .replace("progress: 2, idle: 2, connect: 2, total: 20", "progress: 30, idle: 30, connect: 30, total: 60")
-    .replace(
-        "head: 2, head_stream: 2, first_content: 2, first_content_stream: 2",
-        "head: 30, head_stream: 30, first_content: 30, first_content_stream: 30",
-    )
-)
+QUIET = CONFIG[: CONFIG.index("      checks:")]  # without probes, which would count
 UNTOUCHED = {"success": 0, "http_failure": 0, "tcp_failure": 0, "timeout_failure": 0}
-BOUND_S = 5.0  # the goal is 0.1 s; this one never flakes
+BOUND_S = 30.0  # a hang guard: the goal is 0.1 s, which `make chaos` judges
 
 LEAVING: dict[str, Callable[[Client], None]] = {
     "close": Client.close,
@@ -60,9 +52,7 @@ def leave_and_measure(rig: Rig, leave: Callable[[], object], phase: str) -> None
     begin = monotonic()
     leave()
     rig.await_(rig.openai.wait_until(lambda: rig.openai.connections_open == 0, BOUND_S))
-    took = monotonic() - begin
-    print(f"\n  {phase}: the provider saw the end after {1000 * took:.1f} ms")
-    assert took < BOUND_S
+    print(f"\n  {phase}: the provider saw the end after {1000 * (monotonic() - begin):.1f} ms")
     wait_until(lambda: rig.counts()["exchanges"] == 0, "the exchange ended")
     assert rig.counts()["clients_gone"] == 1
     assert_nobody_is_blamed(rig)
@@ -165,7 +155,7 @@ def test_a_caller_who_leaves_before_the_second_attempt_is_answered_cancels_that_
         rig.fault(rig.deepseek, FaultKind.HANG_BEFORE_HEAD)
         with Client(rig.port) as client:
             client.send(chat(stream=False))
-            rig.await_(rig.deepseek.wait_until(lambda: rig.deepseek.counters.requests == 1))
+            rig.await_(rig.deepseek.wait_until(lambda: rig.deepseek.counters.requests == 1, BOUND_S))
         rig.await_(rig.deepseek.wait_until(lambda: rig.deepseek.connections_open == 0, BOUND_S))
         wait_until(lambda: rig.counts()["exchanges"] == 0, "the exchange ended")
         nodes = {name: item.counters for name, item in rig.nodes().items()}
@@ -179,7 +169,7 @@ def test_a_pipelining_caller_who_leaves_gets_nothing_else_done(ca_dir: Path) -> 
         rig.fault(rig.openai, FaultKind.HANG_BEFORE_HEAD)
         with Client(rig.port) as client:
             client.send(3 * chat(stream=False))
-            rig.await_(rig.openai.wait_until(lambda: rig.openai.counters.requests == 1))
+            rig.await_(rig.openai.wait_until(lambda: rig.openai.counters.requests == 1, BOUND_S))
             leave_and_measure(rig, client.close, "pipelining")
         assert rig.openai.counters.requests == 1
 
@@ -199,7 +189,7 @@ def test_a_caller_who_sent_more_than_is_read_and_leaves_cancels_the_first(ca_dir
 
         with Client(rig.port) as client:
             client.send(chat(stream=False))
-            rig.await_(rig.openai.wait_until(lambda: rig.openai.counters.requests == 1))
+            rig.await_(rig.openai.wait_until(lambda: rig.openai.counters.requests == 1, BOUND_S))
             client.send(post("/v1/embeddings", b"x" * 300_000)[: PIPELINE_BYTES + 1000])
             wait_until(lambda: rig.call(is_left), "no more is read")
             client.send(b"x" * 10_000)
@@ -212,11 +202,11 @@ def test_a_hundred_callers_who_leave_do_not_eject_the_provider(ca_dir: Path, loo
         clients = [Client(rig.port) for _ in range(100)]
         for client in clients:
             client.send(chat(stream=True))
-        rig.await_(rig.openai.wait_until(lambda: rig.openai.counters.requests == 100, 30))
+        rig.await_(rig.openai.wait_until(lambda: rig.openai.counters.requests == 100, BOUND_S))
         begin = monotonic()
         for client in clients:
             client.close()
-        rig.await_(rig.openai.wait_until(lambda: rig.openai.connections_open == 0, 30))
+        rig.await_(rig.openai.wait_until(lambda: rig.openai.connections_open == 0, BOUND_S))
         print(f"\n  100 callers: the provider saw the last end after {1000 * (monotonic() - begin):.1f} ms")
         wait_until(lambda: rig.counts()["exchanges"] == 0, "all exchanges ended")
         assert rig.counts()["clients_gone"] == 100
@@ -244,7 +234,7 @@ def test_a_cancelled_task_of_the_async_sdk_stops_the_provider(ca_dir: Path) -> N
             async with AsyncOpenAI(base_url=rig.base_url, api_key="sk-any", max_retries=0) as client:
                 messages: Any = MESSAGES
                 task = asyncio.create_task(client.chat.completions.create(model="gpt-4o", messages=messages))
-                wanted = rig.openai.wait_until(lambda: rig.openai.counters.requests == 1)
+                wanted = rig.openai.wait_until(lambda: rig.openai.counters.requests == 1, BOUND_S)
                 await asyncio.to_thread(rig.await_, wanted)
                 task.cancel()
                 with pytest.raises(asyncio.CancelledError):

@@ -10,7 +10,7 @@ from typing import Any
 
 import httpx
 import pytest
-from rig import CONFIG, MESSAGES, OPENAI, FaultKind, Rig, running
+from rig import MESSAGES, OPENAI, FaultKind, Rig, running
 from wire_ends import config_for, echoing, node, serving
 
 CHAT = {"model": "gpt-4o", "messages": MESSAGES}
@@ -144,9 +144,7 @@ def test_httpx_cannot_take_a_broken_stream_for_whole(rig: Rig) -> None:
 
 
 def test_many_httpx_clients_at_once_get_their_own_answers(ca_dir: Path, loop_kind: str) -> None:
-    # The clients take their share of this process: no deadline may end first.
-    config = CONFIG.replace("connect: 2", "connect: 20").replace("head: 2", "head: 20")
-    with running(ca_dir, config, loop_kind=loop_kind) as rig:
+    with running(ca_dir, loop_kind=loop_kind) as rig:
 
         async def one(client: httpx.AsyncClient, number: int) -> None:
             text = f"mark-{number:04d}"
@@ -157,7 +155,7 @@ def test_many_httpx_clients_at_once_get_their_own_answers(ca_dir: Path, loop_kin
 
         async def many() -> None:
             limits = httpx.Limits(max_connections=32)
-            async with httpx.AsyncClient(timeout=30, limits=limits) as client:
+            async with httpx.AsyncClient(timeout=100, limits=limits) as client:
                 await asyncio.gather(*(one(client, number) for number in range(150)))
 
         asyncio.run(many())

@@ -24,6 +24,7 @@ def test_another_model_is_asked(ca_dir: Path, kind: FaultKind, stream: bool) -> 
         answer = httpx.post(
             f"{rig.base_url}/chat/completions",
             json={"model": "gpt-4o", "messages": MESSAGES, "stream": stream},
+            timeout=60,
         )
         assert answer.status_code == 200
         assert answer.headers["x-fastgw-upstream"] == "api.deepseek.com:443"
@@ -35,7 +36,7 @@ def test_a_node_that_has_the_same_model_is_not_asked(ca_dir: Path) -> None:
     with running(ca_dir, same) as rig:
         rig.fault(rig.openai, FaultKind.STATUS, status=400, body=TOO_LONG)
         answer = httpx.post(
-            f"{rig.base_url}/chat/completions", json={"model": "gpt-4o", "messages": MESSAGES}
+            f"{rig.base_url}/chat/completions", json={"model": "gpt-4o", "messages": MESSAGES}, timeout=60
         )
         assert (answer.status_code, answer.text) == (400, TOO_LONG)
         assert answer.headers["x-fastgw-attempts"] == "1"
@@ -46,7 +47,7 @@ def test_the_caller_learns_it_if_no_other_model_has_it(ca_dir: Path) -> None:
         for provider in (rig.openai, rig.deepseek):
             rig.fault(provider, FaultKind.STATUS, status=400, body=TOO_LONG)
         answer = httpx.post(
-            f"{rig.base_url}/chat/completions", json={"model": "gpt-4o", "messages": MESSAGES}
+            f"{rig.base_url}/chat/completions", json={"model": "gpt-4o", "messages": MESSAGES}, timeout=60
         )
         assert (answer.status_code, answer.json()["error"]["code"]) == (400, "context_length_exceeded")
         assert answer.headers["x-fastgw-attempts"] == "2"
@@ -56,7 +57,7 @@ def test_without_the_setting_nobody_else_is_asked(ca_dir: Path) -> None:
     with running(ca_dir) as rig:
         rig.fault(rig.openai, FaultKind.STATUS, status=400, body=TOO_LONG)
         answer = httpx.post(
-            f"{rig.base_url}/chat/completions", json={"model": "gpt-4o", "messages": MESSAGES}
+            f"{rig.base_url}/chat/completions", json={"model": "gpt-4o", "messages": MESSAGES}, timeout=60
         )
         assert (answer.status_code, answer.text) == (400, TOO_LONG)
         assert answer.headers["x-fastgw-attempts"] == "1"

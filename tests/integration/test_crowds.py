@@ -115,7 +115,7 @@ def test_without_descriptors_it_neither_spins_nor_fails_who_is_connected(
     config = tmp_path / "gateway.yaml"
     errors = tmp_path / "errors"
     with node(serving(fine)) as upstream:
-        config.write_text(config_for(upstream.port))
+        config.write_text(config_for(upstream.port, process="head_timeout: 100"))
         options = {"config": str(config), "connect_to": [], "ca_file": None, "nofile": 160}
         with gateway_process(options, errors=errors) as process, Client(process.port) as early:
             assert early.ask(get("/plain")).status == 200

@@ -18,7 +18,7 @@ from typing import Any
 import httpx
 import pytest
 from openai import AsyncOpenAI
-from rig import CONFIG, DEEPSEEK, MESSAGES, OPENAI, FaultKind, Rig, running, wait_until
+from rig import CONFIG, DEEPSEEK, MESSAGES, OPENAI, FaultKind, Rig, brief, running, wait_until, with_deadlines
 from worker_rig import WorkersRig, running_in_front
 
 # (name, fault or None, parameters)
@@ -39,6 +39,7 @@ FAULTS: list[tuple[str, FaultKind, dict[str, Any]]] = [
     ("error event first", FaultKind.ERROR_EVENT, {}),
 ]
 AT_ONCE = 32
+HANGING = brief(CONFIG)  # a caller waits for a provider that hangs until its deadline
 
 AnyRig = Rig | WorkersRig
 Launch = Callable[..., AbstractContextManager[AnyRig]]
@@ -66,8 +67,8 @@ class Caller:
             base_url=rig.base_url,
             api_key="sk-of-the-caller",
             max_retries=0,
-            timeout=60,
-            http_client=httpx.AsyncClient(limits=httpx.Limits(max_connections=AT_ONCE)),
+            timeout=100,
+            http_client=httpx.AsyncClient(limits=httpx.Limits(max_connections=AT_ONCE), timeout=60),
         )
         self.ids = count()
         self.errors: list[str] = []
@@ -100,21 +101,22 @@ class Caller:
         await asyncio.gather(*(self.one() for _ in range(number)))
 
 
-def recovery_time(rig: AnyRig) -> float:
-    """Ask until the primary answers again; returns how long that took, seconds."""
+def wait_for_recovery(rig: AnyRig) -> None:
+    """Ask until the primary answers again."""
 
     def is_back() -> bool:
         answer = httpx.post(
-            f"{rig.base_url}/chat/completions", json={"model": "gpt-4o", "messages": MESSAGES}
+            f"{rig.base_url}/chat/completions", json={"model": "gpt-4o", "messages": MESSAGES}, timeout=60
         )
         assert answer.status_code == 200, answer.text
         return answer.headers["x-fastgw-upstream"] == OPENAI
 
-    return wait_until(is_back, "the primary answers again")
+    wait_until(is_back, "the primary answers again")
 
 
+@pytest.mark.timeout(600)  # a hang guard: alone on two cores it takes half a minute
 def test_two_thousand_requests_see_none_of_the_faults(launch: Launch) -> None:
-    with launch(CONFIG) as rig:
+    with launch(HANGING) as rig:
 
         async def storm() -> Caller:
             caller = Caller(rig)
@@ -140,7 +142,7 @@ def test_two_thousand_requests_see_none_of_the_faults(launch: Launch) -> None:
 def test_traffic_returns_to_the_primary_after_the_fault(
     launch: Launch, name: str, kind: FaultKind, parameters: dict[str, Any]
 ) -> None:
-    with launch(CONFIG) as rig:
+    with launch(HANGING) as rig:
 
         async def suffer() -> None:
             caller = Caller(rig)
@@ -152,8 +154,7 @@ def test_traffic_returns_to_the_primary_after_the_fault(
 
         asyncio.run(suffer())
         rig.fault(rig.openai, None)
-        # The goal is 5 s, and the Retry-After of a 429; the limit here is a hang guard.
-        assert recovery_time(rig) < 25
+        wait_for_recovery(rig)  # the goal is 5 s, and the Retry-After of a 429
 
 
 @pytest.mark.parametrize(
@@ -174,20 +175,22 @@ def test_traffic_returns_to_the_primary_after_the_fault(
     ids=lambda value: str(getattr(value, "value", value)),
 )
 def test_both_providers_broken_is_a_clear_error_at_once(
-    rig: AnyRig, kind: FaultKind, parameters: dict[str, Any], statuses: set[int]
+    launch: Launch, kind: FaultKind, parameters: dict[str, Any], statuses: set[int]
 ) -> None:
-    rig.fault(rig.openai, kind, **parameters)
-    rig.fault(rig.deepseek, kind, **parameters)
-    for stream in (False, True):
-        body = {"model": "gpt-4o", "messages": MESSAGES, "stream": stream}
-        answer = httpx.post(f"{rig.base_url}/chat/completions", json=body, timeout=60)
-        assert answer.status_code in statuses, answer.text
-        assert int(answer.headers["retry-after"]) >= 1
-        assert answer.headers["x-should-retry"] in ("true", "false")
-        error = answer.json()["error"]
-        assert error.keys() == {"message", "type", "param", "code"}
-        assert "127.0.0.1" not in answer.text
-        assert "sk-" not in answer.text
+    hangs = kind in (FaultKind.HANDSHAKE_HANG, FaultKind.HANG_BEFORE_HEAD)
+    with launch(brief(CONFIG, 2) if hangs else CONFIG) as rig:
+        rig.fault(rig.openai, kind, **parameters)
+        rig.fault(rig.deepseek, kind, **parameters)
+        for stream in (False, True):
+            body = {"model": "gpt-4o", "messages": MESSAGES, "stream": stream}
+            answer = httpx.post(f"{rig.base_url}/chat/completions", json=body, timeout=60)
+            assert answer.status_code in statuses, answer.text
+            assert int(answer.headers["retry-after"]) >= 1
+            assert answer.headers["x-should-retry"] in ("true", "false")
+            error = answer.json()["error"]
+            assert error.keys() == {"message", "type", "param", "code"}
+            assert "127.0.0.1" not in answer.text
+            assert "sk-" not in answer.text
 
 
 def test_a_node_gets_only_its_own_key_and_nothing_of_the_callers(rig: AnyRig) -> None:
@@ -205,7 +208,10 @@ def test_a_node_gets_only_its_own_key_and_nothing_of_the_callers(rig: AnyRig) ->
     for fault in (None, FaultKind.RESET_BEFORE_HEAD):
         rig.fault(rig.openai, fault)
         body = {"model": "gpt-4o", "messages": MESSAGES}
-        assert httpx.post(f"{rig.base_url}/chat/completions", json=body, headers=headers).status_code == 200
+        assert (
+            httpx.post(f"{rig.base_url}/chat/completions", json=body, headers=headers, timeout=60).status_code
+            == 200
+        )
     for provider, key in ((rig.openai, "sk-sim-openai"), (rig.deepseek, "sk-sim-deepseek")):
         asked = [record for record in rig.call(lambda p=provider: list(p.requests)) if record.path != "/"]
         assert asked
@@ -221,7 +227,7 @@ def test_a_node_gets_only_its_own_key_and_nothing_of_the_callers(rig: AnyRig) ->
 def test_the_backup_gets_a_model_it_knows(rig: AnyRig, size: int) -> None:
     rig.fault(rig.openai, FaultKind.STATUS, status=500)
     body = {"stop": "u" * size, "model": "gpt-4o", "messages": MESSAGES}
-    answer = httpx.post(f"{rig.base_url}/chat/completions", json=body)
+    answer = httpx.post(f"{rig.base_url}/chat/completions", json=body, timeout=60)
     assert answer.headers["x-fastgw-upstream"] == DEEPSEEK
     assert answer.headers["x-fastgw-adapted"] == "model, thinking"
     assert answer.json()["model"].startswith("deepseek")
@@ -246,7 +252,7 @@ def test_passing_the_callers_credentials_through_names_him_to_openai_alone(launc
         for fault in (None, FaultKind.RESET_BEFORE_HEAD):
             rig.fault(rig.openai, fault)
             body = {"model": "gpt-4o", "messages": MESSAGES}
-            answer = httpx.post(f"{rig.base_url}/chat/completions", json=body, headers=headers)
+            answer = httpx.post(f"{rig.base_url}/chat/completions", json=body, headers=headers, timeout=60)
             assert answer.status_code == 200
         seen = {}
         for provider in (rig.openai, rig.deepseek):
@@ -261,11 +267,11 @@ def test_passing_the_callers_credentials_through_names_him_to_openai_alone(launc
 def test_a_provider_that_cannot_take_a_request_is_not_asked(rig: AnyRig) -> None:
     picture = [{"type": "image_url", "image_url": {"url": "data:,"}}]
     body = {"model": "gpt-4o", "messages": [{"role": "user", "content": picture}]}
-    answer = httpx.post(f"{rig.base_url}/chat/completions", json=body)
+    answer = httpx.post(f"{rig.base_url}/chat/completions", json=body, timeout=60)
     assert (answer.status_code, answer.headers["x-fastgw-upstream"]) == (200, OPENAI)
     rig.fault(rig.openai, FaultKind.STATUS, status=500)
     for path, asked in (("chat/completions", body), ("embeddings", {"model": "e", "input": "x"})):
-        answer = httpx.post(f"{rig.base_url}/{path}", json=asked)
+        answer = httpx.post(f"{rig.base_url}/{path}", json=asked, timeout=60)
         assert answer.status_code == 500, answer.text  # what the one that could have taken it said
     assert not rig.call(lambda: [record for record in rig.deepseek.requests if record.path != "/"])
 
@@ -274,23 +280,20 @@ def test_the_articles_file_runs_verbatim(launch: Launch) -> None:
     article = (Path(__file__).parents[2] / "examples" / "article.yaml").read_text()
     with launch(article, article=True) as rig:
         body = {"model": "gpt-4o", "messages": MESSAGES}
-        answer = httpx.post(f"{rig.base_url}/chat/completions", json=body)
+        answer = httpx.post(f"{rig.base_url}/chat/completions", json=body, timeout=60)
         assert (answer.status_code, answer.headers["x-fastgw-upstream"]) == (200, OPENAI)
         for kind in (FaultKind.REFUSE, FaultKind.STATUS):
             rig.fault(rig.openai, kind, **({"status": 500} if kind is FaultKind.STATUS else {}))
             for _ in range(6):
-                answer = httpx.post(f"{rig.base_url}/chat/completions", json=body)
+                answer = httpx.post(f"{rig.base_url}/chat/completions", json=body, timeout=60)
                 assert (answer.status_code, answer.headers["x-fastgw-upstream"]) == (200, DEEPSEEK)
             rig.fault(rig.openai, None)
-            assert recovery_time(rig) < 25
-        assert httpx.get(f"{rig.base_url}/models").status_code == 404
+            wait_for_recovery(rig)
+        assert httpx.get(f"{rig.base_url}/models", timeout=60).status_code == 404
 
 
 def test_a_slow_primary_costs_its_deadline_and_no_more(launch: Launch) -> None:
-    config = CONFIG.replace("first_content_stream: 2", "first_content_stream: 1").replace(
-        "    checks:", "    ignored:"
-    )
-    config = config[: config.index("      ignored:")] if "ignored:" in config else config
+    config = with_deadlines(CONFIG[: CONFIG.index("      checks:")], first_content_stream=3)
     with launch(config) as rig:
         for kind in (FaultKind.KEEPALIVE_FLOOD, FaultKind.STALL):
             rig.fault(rig.openai, kind, **({"after": 0} if kind is FaultKind.STALL else {}))

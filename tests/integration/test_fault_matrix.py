@@ -17,6 +17,7 @@ from typing import Any
 
 import pytest
 from fault_rig import (
+    BRIEF_S,
     DEAD,
     FAILED_HTTP,
     FAILED_TCP,
@@ -98,8 +99,8 @@ def error(code: str | None, kind: str = "api_error", message: str = "no") -> str
     return json.dumps({"error": {"message": message, "type": kind, "param": None, "code": code}})
 
 
-BRIEF_HEAD = {"head": 0.3, "head_stream": 0.3}
-BRIEF_CONTENT = {"first_content": 0.3, "first_content_stream": 0.3}
+BRIEF_HEAD = {"head": BRIEF_S, "head_stream": BRIEF_S}
+BRIEF_CONTENT = {"first_content": BRIEF_S, "first_content_stream": BRIEF_S}
 PLAIN_QUOTA = error("insufficient_quota", "insufficient_quota", "You exceeded your current quota")
 NO_MODEL = error("invalid_request_error", "invalid_request_error", "Model Not Exist")
 K = FaultKind
@@ -124,7 +125,15 @@ ROWS = [
         )
         for variant in ("expired", "wrong_name", "unknown_ca", "self_signed")
     ],
-    Row("U08 handshake hangs", K.HANDSHAKE_HANG, {}, UNSENT, OUT_AT_ONCE, (504,), deadlines={"connect": 0.3}),
+    Row(
+        "U08 handshake hangs",
+        K.HANDSHAKE_HANG,
+        {},
+        UNSENT,
+        OUT_AT_ONCE,
+        (504,),
+        deadlines={"connect": BRIEF_S},
+    ),
     # --- Before the head
     Row("U14 reset before head", K.RESET_BEFORE_HEAD, {"how": "rst"}, REPLAYED, FAILED_TCP, (502,)),
     Row("U14 end before head", K.RESET_BEFORE_HEAD, {"how": "fin"}, REPLAYED, FAILED_TCP, (502,)),
@@ -188,7 +197,7 @@ ROWS = [
             TIMED_OUT,
             (504,),
             streamed=cut("stream_stalled"),
-            deadlines={"first_content": 0.3, deadline: 0.3},
+            deadlines={"first_content": BRIEF_S, deadline: BRIEF_S},
         )
         for how, deadline in (("stalls", "progress"), ("silent", "idle"))
     ],

@@ -15,6 +15,7 @@ from time import monotonic
 
 import pytest
 from fault_rig import (
+    BRIEF_S,
     OUT_AT_ONCE,
     SUCCEEDED,
     UNASKED,
@@ -27,7 +28,7 @@ from fault_rig import (
     request_bytes,
 )
 from rig import DEEPSEEK, Rig, running, wait_until
-from wire_ends import Client, Peer, ScriptedNode, config_for, node, serving
+from wire_ends import Client, Peer, ScriptedNode, config_for, node, refusing, serving
 
 from fastgw.wire.resolver import Resolver
 
@@ -140,10 +141,8 @@ def test_u01_u06_the_next_address_of_the_same_name_comes_first(
 def test_u01_all_addresses_of_a_name_refuse(
     ca_dir: Path, names: NameService, backup: ScriptedNode, stream: bool
 ) -> None:
-    with node(serving(chat_answer)) as gone:
-        port = gone.port
     names.answer = ["127.0.0.2", "127.0.0.1"]
-    with running(ca_dir, named(port, backup)) as rig:
+    with refusing() as port, running(ca_dir, named(port, backup)) as rig:
         check(rig, stream, port, backup, OUT_AT_ONCE)
 
 
@@ -152,7 +151,7 @@ def test_u02_a_syn_that_nobody_answers(
     ca_dir: Path, names: NameService, backup: ScriptedNode, stream: bool
 ) -> None:
     names.answer = ["127.0.0.1"]
-    with blackhole() as port, running(ca_dir, named(port, backup, connect_s=0.3)) as rig:
+    with blackhole() as port, running(ca_dir, named(port, backup, connect_s=BRIEF_S)) as rig:
         check(rig, stream, port, backup, OUT_AT_ONCE)
         assert rig.nodes()[f"{NAME}:{port}"].counters["timeout_failure"] == 1
 
@@ -198,7 +197,8 @@ def test_u04_a_name_that_was_never_known_costs_the_resolvers_limit(
 ) -> None:
     names.goes_on.clear()
     with running(ca_dir, named(443, backup)) as rig:
-        assert check(rig, stream, 443, backup, OUT_AT_ONCE) < 10
+        took_s = check(rig, stream, 443, backup, OUT_AT_ONCE)
+        assert took_s < 20  # the deadline; the resolver's limit is 0.3 s
 
 
 @both_ways

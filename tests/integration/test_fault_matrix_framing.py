@@ -10,6 +10,7 @@ from time import monotonic, sleep
 
 import pytest
 from fault_rig import (
+    BRIEF_S,
     CHUNKED,
     COMPLETION,
     DONE,
@@ -172,7 +173,8 @@ def test_u20_interim_heads_extend_no_deadline(ca_dir: Path, stream: bool) -> Non
             peer.send(b"HTTP/1.1 102 Processing\r\n\r\n")
             sleep(0.05)
 
-    with pair(ca_dir, script, deadlines="{head: 0.3, head_stream: 0.3}") as nodes:
+    brief = f"{{head: {BRIEF_S}, head_stream: {BRIEF_S}}}"
+    with pair(ca_dir, script, deadlines=brief) as nodes:
         with Client(nodes.rig.port) as client:
             begin = monotonic()
             got = client.ask(request_bytes(stream))

@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 from fault_rig import (
+    BRIEF_S,
     CHAT,
     TIMED_OUT,
     asked,
@@ -25,7 +26,18 @@ from fault_rig import (
 )
 from quick_probes import quick_probes
 from raw_http import chat, connected
-from rig import CONFIG, DEEPSEEK, OPENAI, FaultKind, Rig, config_of, running, wait_until
+from rig import (
+    CONFIG,
+    DEADLINES,
+    DEEPSEEK,
+    OPENAI,
+    FaultKind,
+    Rig,
+    config_of,
+    running,
+    wait_until,
+    with_deadlines,
+)
 from wire_ends import Client
 
 both_ways = pytest.mark.parametrize("stream", [False, True], ids=["plain", "streamed"])
@@ -33,10 +45,10 @@ both_ways = pytest.mark.parametrize("stream", [False, True], ids=["plain", "stre
 
 # --- No content in time -----------------------------------------------------------------------
 
-SLOW_S = 20.0
+SLOW_S = 100.0  # longer than any limit here
 WORDLESS: dict[str, tuple[FaultKind, dict[str, Any]]] = {
-    "first token after 20 s": (FaultKind.STALL, {"after": 0, "after_bytes": 0, "duration_s": SLOW_S}),
-    "head after 20 s": (FaultKind.HANG_BEFORE_HEAD, {"duration_s": SLOW_S}),
+    "first token much too late": (FaultKind.STALL, {"after": 0, "after_bytes": 0, "duration_s": SLOW_S}),
+    "head much too late": (FaultKind.HANG_BEFORE_HEAD, {"duration_s": SLOW_S}),
     "comments or blank lines for ever": (FaultKind.KEEPALIVE_FLOOD, {"interval_s": 0.05}),
 }
 each_wordless = pytest.mark.parametrize(("kind", "fault"), WORDLESS.values(), ids=list(WORDLESS))
@@ -70,7 +82,7 @@ def answered_by_the_backup(rig: Rig, stream: bool) -> float:
 def test_without_content_in_time_the_backup_answers(
     ca_dir: Path, kind: FaultKind, fault: dict[str, Any], stream: bool
 ) -> None:
-    assert whole_answer_of_the_backup(ca_dir, kind, fault, stream, limit_s=0.3) < SLOW_S / 2
+    assert whole_answer_of_the_backup(ca_dir, kind, fault, stream, limit_s=BRIEF_S) < SLOW_S / 2
 
 
 @pytest.mark.long
@@ -147,17 +159,18 @@ def longest_wait_when_the_primary_falls_silent(rig: Rig, rate: float, seconds: f
     return max(one.waited_s for one in callers)
 
 
-PATIENT_WITH_PROBES = (
-    matrix_config() + CONFIG[CONFIG.index("      checks:") :]
-)  # no deadline that a caller would reach
+# No deadline that a caller would reach; probes may take a second, as they may unless a file says otherwise.
+WITH_PROBES = CONFIG[CONFIG.index("      checks:") :].replace("          timeout: 20\n", "")
+PATIENT_WITH_PROBES = with_deadlines(matrix_config(), **dict.fromkeys(DEADLINES, 100)) + WITH_PROBES
 
 
 def test_nobody_waits_for_a_deadline_when_probes_find_silence(ca_dir: Path) -> None:
-    config = quick_probes(config_of(PATIENT_WITH_PROBES), 0.02, timeout_s=0.1)
+    # Three probes of a healthy node in a row must not take longer, on a machine however busy.
+    config = quick_probes(config_of(PATIENT_WITH_PROBES), 0.02, timeout_s=1.5)
     with running(ca_dir, config) as rig:
         longest_s = longest_wait_when_the_primary_falls_silent(rig, 50, 2.0)
         print(f"\n  the longest wait was {longest_s:.2f} s")
-        assert longest_s < 5
+        assert longest_s < 50  # a deadline would be 100
 
 
 @pytest.mark.long
@@ -174,7 +187,7 @@ def test_nobody_waits_five_seconds_for_a_primary_that_falls_silent(ca_dir: Path)
 def outage(rig: Rig, rate: float, seconds: float) -> tuple[int, float]:
     """503 for so long: everybody is served. Returns (attempts at the primary, when it ended)."""
     with broken(rig, FaultKind.STATUS, status=503):
-        callers = load(rig, rate, seconds)
+        callers = load(rig, 1, 1) + load(rig, rate, seconds)  # one alone finds it out
     ended_at = monotonic()
     assert {one.by for one in callers} == {DEEPSEEK}
     return len(asked(rig, rig.openai)), ended_at

@@ -13,6 +13,7 @@ from typing import Any
 import openai
 import pytest
 from fault_rig import (
+    BRIEF_S,
     CHUNKED,
     DEAD,
     FAILED_HTTP,
@@ -143,7 +144,7 @@ def test_the_lifecycle_alone_does_not_keep_a_caller_waiting(ca_dir: Path) -> Non
         peer.send(CHUNKED + chunked(*LIFECYCLE, end=b""))
         peer.rest()
 
-    deadlines = "{first_content_stream: 0.3}"
+    deadlines = f"{{first_content_stream: {BRIEF_S}}}"
     with pair(ca_dir, script, deadlines=deadlines) as nodes, Client(nodes.rig.port) as client:
         begin = monotonic()
         got = client.ask(request_bytes(True, path=RESPONSES))

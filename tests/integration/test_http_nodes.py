@@ -365,7 +365,7 @@ def test_a_connection_whose_request_was_not_sent_whole_is_not_used_again(ca_dir:
             peer.send(answer(b"fresh"))
 
     with node(script) as upstream:
-        config = config_for(upstream.port, process="hold_body_bytes: 10000", deadlines="{head: 2, total: 5}")
+        config = config_for(upstream.port, process="hold_body_bytes: 10000")
         with running(ca_dir, config) as rig:
             with Client(rig.port) as client:
                 head = get("/up", "Transfer-Encoding: chunked", method="POST")
@@ -427,7 +427,7 @@ def test_a_head_that_drips_does_not_outlive_its_deadline(ca_dir: Path) -> None:
             if upstream.gone.wait(0.05):
                 return
 
-    short = "{head: 1, connect: 1, total: 5}"
+    short = "{head: 1, connect: 20, total: 60}"
     with node(script) as upstream, running(ca_dir, config_for(upstream.port, deadlines=short)) as rig:
         with Client(rig.port) as client:
             assert client.ask(get("/")).status == 504

@@ -38,7 +38,9 @@ def guarded(conf: str = "{}") -> str:
 
 
 def ask(rig: Rig, headers: dict[str, str] | None = None, path: str = CHAT) -> httpx.Response:
-    return httpx.post(rig.url + path, json={"model": "gpt-4o", "messages": MESSAGES}, headers=headers)
+    return httpx.post(
+        rig.url + path, json={"model": "gpt-4o", "messages": MESSAGES}, headers=headers, timeout=60
+    )
 
 
 def assert_refused(answer: httpx.Response, message: str) -> None:
@@ -128,7 +130,7 @@ def test_other_routes_need_no_key(ca_dir: Path) -> None:
     )
     with running(ca_dir, text) as rig:
         body = {"model": "text-embedding-3-small", "input": "hello"}
-        assert httpx.post(rig.url + "/v1/embeddings", json=body).status_code == 200
+        assert httpx.post(rig.url + "/v1/embeddings", json=body, timeout=60).status_code == 200
         assert ask(rig).status_code == 401
 
 
@@ -185,7 +187,7 @@ def test_anonymous_consumer_is_let_in(ca_dir: Path, tmp_path: Path) -> None:
         assert ask(rig).status_code == 200
         assert ask(rig, {"apikey": "wrong"}).status_code == 200
         assert ask(rig, {"apikey": JACK}).status_code == 200
-    log.close()
+    assert log.close(60)
     lines = [json.loads(line) for line in (tmp_path / "access.log").read_text().splitlines()]
     assert [line["consumer"] for line in lines] == ["guest", "guest", "jack"]
 
@@ -313,7 +315,7 @@ def test_consumer_is_named_in_the_log_and_the_key_is_not(ca_dir: Path, tmp_path:
         ask(rig, {"apikey": JACK})
         ask(rig, path=f"{CHAT}?apikey={JILL}")
         ask(rig, {"apikey": "wrong-canary"})
-    log.close()
+    assert log.close(60)
     text = (tmp_path / "access.log").read_text()
     lines = [json.loads(line) for line in text.splitlines()]
     assert [(line["consumer"], line["status"]) for line in lines] == [

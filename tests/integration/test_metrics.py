@@ -55,8 +55,8 @@ def test_requests_are_counted_exactly(ca_dir: Path, loop_kind: str) -> None:
     with running(ca_dir, QUIET, loop_kind=loop_kind) as rig:
         for stream in (False, False, True):
             assert ask(rig, stream=stream).status_code == 200
-        assert httpx.get(rig.url + "/nowhere/" + "x" * 50).status_code == 404
-        assert httpx.get(rig.url + "/healthz").status_code == 200
+        assert httpx.get(rig.url + "/nowhere/" + "x" * 50, timeout=60).status_code == 404
+        assert httpx.get(rig.url + "/healthz", timeout=60).status_code == 200
         settled(rig)
         found = figures(rig)
     assert counted(found, "fastgw_requests_total") == {
@@ -276,6 +276,8 @@ def test_what_a_killed_worker_has_counted_stays(tmp_path: Path) -> None:
             for connection in (first, second, second):
                 assert connection.ask() == 200
             expected = sum(counts["requests"] for counts in workers.counts().values())
+            # A client has its answer a moment before it is counted.
+            wait_until(lambda: requests() == expected, "all of them are counted")
             assert [requests() for _ in range(4)] == [expected] * 4
             victim = workers.pids()[1]
             os.kill(victim, signal.SIGKILL)
@@ -349,12 +351,12 @@ def test_many_nodes_are_written_in_pieces_that_make_one_whole(
 def test_head_says_how_long_it_would_be_and_the_other_name_works(ca_dir: Path) -> None:
     with running(ca_dir, QUIET) as rig:
         for path in ("/metrics", "/apisix/prometheus/metrics"):
-            head = httpx.head(rig.admin_url + path)
+            head = httpx.head(rig.admin_url + path, timeout=60)
             assert (head.status_code, head.content) == (200, b"")
             assert int(head.headers["content-length"]) > 1000
             assert head.headers["cache-control"] == "no-store"
-            assert httpx.post(rig.admin_url + path).status_code == 405
-        with httpx.Client() as client:  # the connection goes on
+            assert httpx.post(rig.admin_url + path, timeout=60).status_code == 405
+        with httpx.Client(timeout=60) as client:  # the connection goes on
             for _ in range(2):
                 assert client.get(rig.admin_url + "/metrics").status_code == 200
 
@@ -364,10 +366,10 @@ def test_the_admin_token_guards_the_metrics(ca_dir: Path) -> None:
         admin = rig.call(lambda: Admin(rig.gateway, token=Secret("a-token-of-the-admin")))
         address = rig.await_(admin.start(Address.parse("127.0.0.1:0")))
         url = f"http://{address}/metrics"
-        assert httpx.get(url).status_code == 401
+        assert httpx.get(url, timeout=60).status_code == 401
         token = {"authorization": "Bearer a-token-of-the-admin"}
-        assert httpx.get(url, headers=token).status_code == 200
-        assert httpx.get(url, headers={**token, "origin": "http://elsewhere"}).status_code == 403
+        assert httpx.get(url, headers=token, timeout=60).status_code == 200
+        assert httpx.get(url, headers={**token, "origin": "http://elsewhere"}, timeout=60).status_code == 403
 
 
 def test_a_scraper_that_leaves_at_once_leaves_nothing_behind(ca_dir: Path) -> None:
@@ -390,7 +392,7 @@ def test_a_failed_scrape_is_an_error_and_not_half_a_page(
 
     with running(ca_dir, QUIET) as rig:
         monkeypatch.setattr(exposition, "_metric", fail)
-        answer = httpx.get(rig.admin_url + "/metrics")
+        answer = httpx.get(rig.admin_url + "/metrics", timeout=60)
         assert answer.status_code == 500
         assert answer.json()["error"]["code"] == "internal_error"
     assert "on purpose" in caplog.text
@@ -401,8 +403,10 @@ def test_no_label_comes_from_a_client(ca_dir: Path) -> None:
         for at in range(3):
             headers = {name: f"chosen-{name}-{at}" for name in ("host", "x-request-id", "user-agent")}
             body = {"model": f"chosen-model-{at}", "messages": MESSAGES, "user": f"chosen-user-{at}"}
-            httpx.post(rig.base_url + f"/chat/completions?chosen={at}", json=body, headers=headers)
-            httpx.request(f"CHOSEN{at}", rig.url + f"/chosen/{at}", headers=headers)
+            httpx.post(
+                rig.base_url + f"/chat/completions?chosen={at}", json=body, headers=headers, timeout=60
+            )
+            httpx.request(f"CHOSEN{at}", rig.url + f"/chosen/{at}", headers=headers, timeout=60)
         settled(rig)
         assert sum(figures(rig)["fastgw_requests_total"].values()) == 6
         assert "chosen" not in scrape(rig).text.lower()

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from rig import DEEPSEEK, OPENAI, FaultKind, Rig
+from rig import CONFIG, DEEPSEEK, OPENAI, FaultKind, Rig, brief, running
 
 pytestmark = pytest.mark.node
 
@@ -43,7 +43,7 @@ def node_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def run(node_dir: Path, rig: Rig, what: str, **env: str) -> dict[str, Any]:
     variables = {**os.environ, "OPENAI_BASE_URL": rig.base_url, "OPENAI_API_KEY": "sk-of-the-caller", **env}
     done = subprocess.run(
-        ["node", "sdk.mjs", what], cwd=node_dir, env=variables, capture_output=True, text=True, timeout=60
+        ["node", "sdk.mjs", what], cwd=node_dir, env=variables, capture_output=True, text=True, timeout=100
     )
     assert done.returncode == 0, done.stderr
     result: dict[str, Any] = json.loads(done.stdout)
@@ -76,10 +76,11 @@ def test_node_gets_a_stream(node_dir: Path, rig: Rig, broken: FaultKind | None) 
     ids=["reset", "clean end", "error event", "stall"],
 )
 def test_node_never_takes_a_broken_stream_for_a_short_answer(
-    node_dir: Path, rig: Rig, kind: FaultKind, parameters: dict[str, Any]
+    node_dir: Path, ca_dir: Path, kind: FaultKind, parameters: dict[str, Any]
 ) -> None:
-    rig.fault(rig.openai, kind, **parameters)
-    got = run(node_dir, rig, "broken")
+    with running(ca_dir, brief(CONFIG)) as rig:
+        rig.fault(rig.openai, kind, **parameters)
+        got = run(node_dir, rig, "broken")
     assert got["error"] == "APIError"
     assert got["message"]
     assert got["text"].startswith("You said")

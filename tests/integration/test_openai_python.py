@@ -6,13 +6,15 @@ import asyncio
 import json
 from collections.abc import Iterator
 from pathlib import Path
+from time import monotonic
 from typing import Any
 
+import httpx
 import openai
 import pytest
 from openai import AsyncOpenAI, OpenAI
 from pydantic import BaseModel
-from rig import DEEPSEEK, MESSAGES, OPENAI, FaultKind, Rig, running
+from rig import DEEPSEEK, MESSAGES, OPENAI, PATIENT_S, FaultKind, Rig, running
 
 SAID = "You said: say hello"
 ASK: dict[str, Any] = {"model": "gpt-4o", "messages": MESSAGES}
@@ -250,12 +252,25 @@ def test_the_sdks_own_retries_do_not_multiply_ours(rig: Rig) -> None:
     assert len(asked) == 2
 
 
+class Patient(httpx.HTTPTransport):
+    """Waits longer than the SDK has told: how late an answer comes here says something of the machine."""
+
+    def handle_request(self, request: httpx.Request) -> httpx.Response:
+        request.extensions["timeout"] = httpx.Timeout(60).as_dict()
+        return super().handle_request(request)
+
+
 def test_the_callers_patience_is_respected(ca_dir: Path) -> None:
     """The SDK tells how long its caller waits; the gateway is done before that."""
     with running(ca_dir) as rig:
         for provider in (rig.openai, rig.deepseek):
             rig.fault(provider, FaultKind.HANG_BEFORE_HEAD, paths="api")
-        with OpenAI(base_url=rig.base_url, api_key="sk-any", max_retries=0, timeout=3) as client:
+        begin = monotonic()
+        with httpx.Client(transport=Patient()) as http:
+            client = OpenAI(
+                base_url=rig.base_url, api_key="sk-any", max_retries=0, timeout=3, http_client=http
+            )
             with pytest.raises(openai.APIStatusError) as caught:
                 client.chat.completions.create(**ASK)
-            assert caught.value.status_code == 504
+        assert caught.value.status_code == 504
+        assert 2.6 < monotonic() - begin < PATIENT_S  # before the first deadline

@@ -14,24 +14,35 @@ import httpx
 import pytest
 from quick_probes import quick_probes
 from raw_http import Connection, chat, encode
-from rig import CONFIG, DEEPSEEK, MESSAGES, OPENAI, FaultKind, Rig, config_of, running, wait_until
+from rig import (
+    CONFIG,
+    DEADLINES,
+    DEEPSEEK,
+    MESSAGES,
+    OPENAI,
+    FaultKind,
+    Rig,
+    config_of,
+    running,
+    wait_until,
+    with_deadlines,
+)
 
 from fastgw import _core
 from fastgw.config.model import Config
-from fastgw.simulator.provider import Record
 
 CHAT = "/v1/chat/completions"
 UP = (_core.HealthState.HEALTHY, _core.HealthState.MOSTLY_HEALTHY)
 # Nobody waits for a deadline here: only a verdict can move a request.
-PATIENT = CONFIG.replace(
-    "head: 2, head_stream: 2, first_content: 2, first_content_stream: 2,", "head: 100, head_stream: 100,"
-).replace("progress: 2, idle: 2, connect: 2, total: 20", "connect: 5, total: 200")
+PATIENT = with_deadlines(CONFIG, **dict.fromkeys(DEADLINES, 100))
+# What probes of silent nodes may take: three of a healthy one in a row must not take longer.
+SILENT_S = 1.5
 
 
 @contextmanager
 def probing(ca_dir: Path, text: str = CONFIG, **changes: Any) -> Iterator[Rig]:
     """A rig with probes every 20 ms that may take their time."""
-    fields = {"timeout_s": 5.0, **changes}
+    fields = {"timeout_s": 20.0, **changes}
     with running(ca_dir, quick_probes(config_of(text), fields.pop("interval_s", 0.02), **fields)) as rig:
         yield rig
 
@@ -46,13 +57,6 @@ def is_up(rig: Rig, name: str = OPENAI) -> bool:
 
 def probes_of(rig: Rig, path: str = "/") -> int:
     return rig.call(lambda: sum(record.path == path for record in rig.openai.requests))
-
-
-def passed_probes_of(rig: Rig) -> int:
-    def is_passed(record: Record) -> bool:
-        return record.path == "/" and record.status is not None and record.status < 500
-
-    return rig.call(lambda: sum(is_passed(record) for record in rig.openai.requests))
 
 
 def active(**fields: Any) -> str:
@@ -136,7 +140,8 @@ OUTAGES: list[tuple[str, FaultKind, dict[str, Any]]] = [
 def test_outage_is_found_and_ended_by_probes_alone(
     ca_dir: Path, name: str, kind: FaultKind, parameters: dict[str, Any]
 ) -> None:
-    with probing(ca_dir, timeout_s=0.2) as rig:
+    is_silent = kind in (FaultKind.HANDSHAKE_HANG, FaultKind.HANG_BEFORE_HEAD)
+    with probing(ca_dir, timeout_s=SILENT_S if is_silent else 20.0) as rig:
         wait_until(lambda: probes_of(rig) >= 1, "it is probed")
         rig.fault(rig.openai, kind, **parameters)
         wait_until(lambda: not is_up(rig), "the outage is found")
@@ -169,10 +174,14 @@ def test_successes_wanted_are_waited_for(ca_dir: Path) -> None:
     with probing(ca_dir, text, interval_s=0.05) as rig:
         rig.fault(rig.openai, FaultKind.STATUS, status=500)
         wait_until(lambda: not is_up(rig), "the outage is found")
-        seen = passed_probes_of(rig)
-        rig.fault(rig.openai, None)
+
+        def mend() -> int:
+            rig.openai.fault = None
+            return rig.openai.counters.requests
+
+        seen = rig.call(mend)  # in one step: there is none in between
         wait_until(lambda: is_up(rig), "its end is found")
-        assert passed_probes_of(rig) - seen >= 4
+        assert rig.call(lambda: rig.openai.counters.requests) - seen >= 4
 
 
 @pytest.mark.parametrize(
@@ -239,7 +248,7 @@ def test_plain_http_probe_goes_to_its_own_port(ca_dir: Path) -> None:
     with running(ca_dir) as helper:
         # Any HTTP server does: the data port of another gateway answers 404, below 500.
         config = quick_probes(
-            config_of(CONFIG), type="http", port=helper.port, host="127.0.0.1", timeout_s=5.0
+            config_of(CONFIG), type="http", port=helper.port, host="127.0.0.1", timeout_s=20.0
         )
         there = ("127.0.0.1", helper.port)
         config = with_connect_to(config, there)
@@ -273,7 +282,7 @@ def test_interval_of_zero_never_probes(ca_dir: Path) -> None:
 @pytest.mark.parametrize("is_stream", [False, True])
 def test_verdict_of_the_probes_reaches_those_who_wait(ca_dir: Path, is_stream: bool, loop_kind: str) -> None:
     """The primary falls silent. Callers pay the probes' time, not a deadline (here 100 s)."""
-    config = quick_probes(config_of(PATIENT), 0.1, timeout_s=0.2, timeouts=2)
+    config = quick_probes(config_of(PATIENT), 0.1, timeout_s=SILENT_S)
     with running(ca_dir, config, loop_kind=loop_kind) as rig:
         assert ask(rig).headers["x-fastgw-upstream"] == OPENAI
         rig.fault(rig.openai, FaultKind.HANG_BEFORE_HEAD)
@@ -301,9 +310,9 @@ def test_verdict_of_the_probes_reaches_those_who_wait(ca_dir: Path, is_stream: b
 
 def test_verdict_reaches_those_who_hold_an_answer_without_content(ca_dir: Path) -> None:
     """A provider that only breathes: a 200 and comments, and its probes fail."""
-    with probing(ca_dir, PATIENT, timeout_s=0.2, timeouts=2) as rig:
+    with probing(ca_dir, PATIENT, timeout_s=SILENT_S) as rig:
         rig.fault(rig.openai, FaultKind.KEEPALIVE_FLOOD, interval_s=0.05, paths="api")
-        with httpx.Client(timeout=100) as client:
+        with httpx.Client(timeout=200) as client:
             request = client.build_request(
                 "POST", rig.url + CHAT, json={"model": "gpt-4o", "messages": MESSAGES, "stream": True}
             )
@@ -363,11 +372,14 @@ def test_probe_does_not_end_what_live_traffic_found(ca_dir: Path) -> None:
         if monotonic() < until - 0.05:
             assert not is_up(rig)
             assert node.generation == generation
-        # A handful of trials is all that reaches it, however often it is probed.
+        # A trial at the end of each term is all that reaches it, however often it is probed. The terms are of
+        # 1, 2, 4, 4 ... s, and a tenth less.
         tried = rig.call(lambda: sum(record.path == CHAT for record in rig.openai.requests))
+        begin = monotonic()
         for _ in range(40):
             assert ask(rig).headers["x-fastgw-upstream"] == DEEPSEEK
-        assert rig.call(lambda: sum(record.path == CHAT for record in rig.openai.requests)) - tried <= 6
+        most = 3 + (monotonic() - begin) / 3.6
+        assert rig.call(lambda: sum(record.path == CHAT for record in rig.openai.requests)) - tried <= most
 
 
 def test_recovered_primary_gets_its_traffic_back(ca_dir: Path) -> None:
@@ -389,7 +401,7 @@ def test_recovered_primary_gets_its_traffic_back(ca_dir: Path) -> None:
 
 def test_failing_probes_keep_trials_back(ca_dir: Path) -> None:
     """No caller's request is spent on a node that a probe has just found silent."""
-    with probing(ca_dir, timeout_s=0.2) as rig:
+    with probing(ca_dir) as rig:
         rig.fault(rig.openai, FaultKind.STATUS, status=500)
         for _ in range(3):
             ask(rig)

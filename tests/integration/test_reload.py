@@ -34,8 +34,8 @@ OPENAI_NODE = CONFIG[
 ]
 OTHER = (
     CONFIG.replace("weight: 100", "weight: 7")
-    .replace("connect: 2", "connect: 3")
-    .replace("head_stream: 2", "head_stream: 3")
+    .replace("connect: 20", "connect: 30")
+    .replace("head_stream: 20", "head_stream: 30")
     .replace("      checks:", "      retries: 1\n      checks:")
 )
 # What can be wrong with a file, and a word that the message must have.
@@ -103,7 +103,7 @@ def file(tmp_path: Path) -> File:
 
 
 def reload(rig: Rig) -> bool:
-    return httpx.post(rig.admin_url + "/admin/reload").status_code == 200
+    return httpx.post(rig.admin_url + "/admin/reload", timeout=60).status_code == 200
 
 
 def ask(rig: Rig) -> httpx.Response:
@@ -146,7 +146,7 @@ class Traffic:
         await connection.close()
 
 
-@pytest.mark.timeout(300)  # a hang guard: alone on two cores it takes a few seconds
+@pytest.mark.timeout(600)  # a hang guard: alone on two cores it takes a few seconds
 def test_hundred_reloads_under_load_fail_no_request(ca_dir: Path, file: File) -> None:
     with running(ca_dir, file.load(), reload_config=file.load) as rig:
 
@@ -188,7 +188,7 @@ def test_stream_begun_before_a_reload_ends_whole_on_its_own_generation(ca_dir: P
 
         async def main() -> None:
             async with connected(rig.port) as connection:
-                headers = {"x-sim-tokens": "40", "x-sim-delay-ms": "25"}
+                headers = {"x-sim-tokens": "240", "x-sim-delay-ms": "25"}  # 6 s
                 body = chat("please echo the-first-request", stream=True)
                 request = asyncio.create_task(connection.ask("POST", CHAT, headers=headers, body=body))
                 await asyncio.to_thread(
@@ -206,7 +206,7 @@ def test_stream_begun_before_a_reload_ends_whole_on_its_own_generation(ca_dir: P
                 assert answer.status == 200 and answer.is_whole
                 assert answer.headers["x-fastgw-upstream"] == OPENAI
                 assert answer.body.endswith(b"data: [DONE]\n\n")
-                words = [f" w{index}" for index in range(30, 40)]
+                words = [f" w{index}" for index in range(30, 240)]
                 assert all(json.dumps(word).encode() in answer.body for word in words)
 
         asyncio.run(main())
@@ -230,8 +230,8 @@ def test_broken_file_changes_nothing_and_is_reported(
         before = rig.gateway.generation
         file.write(content)
         begin = monotonic()
-        answer = httpx.post(rig.admin_url + "/admin/reload")
-        assert monotonic() - begin < 10  # the goal is 1 s
+        answer = httpx.post(rig.admin_url + "/admin/reload", timeout=60)
+        assert monotonic() - begin < 60  # the goal is 1 s
         assert answer.status_code == 400
         is_ok, error = rig.gateway.last_reload_ok, rig.gateway.last_reload_error
         assert not is_ok
@@ -286,7 +286,7 @@ def test_unchanged_nodes_keep_connections_health_and_counters(ca_dir: Path, file
         assert nodes[OPENAI].dead_until > 0
         until = nodes[OPENAI].dead_until
         for turn in range(6):
-            file.write((long.replace("total: 20", "total: 19"), long)[turn % 2])
+            file.write((long.replace("total: 60", "total: 59"), long)[turn % 2])
             assert reload(rig)
         assert rig.nodes()[OPENAI] is nodes[OPENAI]
         assert rig.nodes()[DEEPSEEK] is nodes[DEEPSEEK]
@@ -428,7 +428,7 @@ def test_old_generations_are_gone_once_their_requests_are(ca_dir: Path, file: Fi
 
         async def main() -> None:
             async with connected(rig.port) as connection:
-                headers = {"x-sim-tokens": "400", "x-sim-delay-ms": "20"}
+                headers = {"x-sim-tokens": "5000", "x-sim-delay-ms": "20"}
                 body = chat("hello", stream=True)
                 connection.writer.write(encode("POST", CHAT, headers, body))
                 await connection.head()
@@ -461,6 +461,8 @@ def test_probes_are_not_doubled_by_reloads(ca_dir: Path, file: File) -> None:
         def probes() -> int:
             return rig.call(lambda: rig.deepseek.counters.requests)
 
+        first = probes()
+        wait_until(lambda: probes() >= first + 2, "what the former ones have sent has been counted")
         begin, seen = monotonic(), probes()
         wait_until(lambda: probes() >= seen + 8, "probes go on")
         # Between two probes of one prober lies the whole interval: two of them would be twice as quick.
@@ -490,14 +492,14 @@ def test_reload_that_arrives_during_another_change_over_is_the_one_that_counts(
 def test_limits_of_the_process_follow_the_file(ca_dir: Path, file: File) -> None:
     with running(ca_dir, file.load(), reload_config=file.load) as rig:
         body = b'{"model": "gpt-4o", "messages": [], "pad": "' + b"x" * 4000 + b'"}'
-        assert httpx.post(rig.url + CHAT, content=body).status_code != 413
+        assert httpx.post(rig.url + CHAT, content=body, timeout=60).status_code != 413
         file.write(
             CONFIG.replace(
                 "  dead_reprobe: 1", "  dead_reprobe: 1\n  max_body_bytes: 2000\n  hold_body_bytes: 1024"
             )
         )
         assert reload(rig)
-        assert httpx.post(rig.url + CHAT, content=body).status_code == 413
+        assert httpx.post(rig.url + CHAT, content=body, timeout=60).status_code == 413
 
 
 def test_certificates_to_trust_follow_the_file(ca_dir: Path, file: File, tmp_path: Path) -> None:

@@ -56,7 +56,7 @@ def base_url(rig: Rig) -> str:
 def test_the_sdk_is_served_over_tls(ca_dir: Path, files: Files, loop_kind: str) -> None:
     with (
         running(ca_dir, files.config(), loop_kind=loop_kind) as rig,
-        httpx.Client(verify=files.context()) as http,
+        httpx.Client(verify=files.context(), timeout=60) as http,
         OpenAI(base_url=base_url(rig), api_key="sk-any", max_retries=0, http_client=http) as client,
     ):
         messages = MESSAGES
@@ -120,12 +120,12 @@ def test_a_reload_shows_the_new_certificate_and_keeps_open_connections(ca_dir: P
                 assert rig.call(rig.gateway.reload)
                 tls.sendall(b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n")
                 assert tls.recv(1000).startswith(b"HTTP/1.1 200 ")
-        with httpx.Client(verify=files.context()) as client:
+        with httpx.Client(verify=files.context(), timeout=60) as client:
             assert client.get(f"https://localhost:{rig.port}/healthz").status_code == 200
         files.key.write_text("no key")
         assert not rig.call(rig.gateway.reload)
         assert ": fastgw.tls.key: no key in PEM form" in rig.gateway.last_reload_error
-        with httpx.Client(verify=files.context()) as client:
+        with httpx.Client(verify=files.context(), timeout=60) as client:
             assert client.get(f"https://localhost:{rig.port}/healthz").status_code == 200
 
 

@@ -306,7 +306,8 @@ def test_a_provider_that_takes_nothing_is_not_waited_for_when_the_client_has_lef
         peer.send(SWITCH)
         may_end.wait(30)
 
-    deadlines = "{head: 20, node_write: 0.3, total: 60}"
+    # The client must be able to leave before that, however busy the machine is.
+    deadlines = "{head: 20, node_write: 5, total: 60}"
     with node(script, receive_buffer=8192) as upstream:
         config = config_for(upstream.port, route=ENABLED, deadlines=deadlines)
         with running(ca_dir, config) as rig:
@@ -342,7 +343,7 @@ def test_a_provider_that_dies_ends_the_clients_connection(ca_dir: Path) -> None:
 def test_a_drain_waits_for_open_connections_and_closes_them_at_its_end(ca_dir: Path) -> None:
     with provider() as upstream, running(ca_dir, config_for(upstream.port, route=ENABLED)) as rig:
         with tunnelled(rig) as socket:
-            drained = asyncio.run_coroutine_threadsafe(rig.gateway.drain(1.0), rig.loop)
+            drained = asyncio.run_coroutine_threadsafe(rig.gateway.drain(5.0), rig.loop)
             wait_until(lambda: rig.call(lambda: rig.gateway.is_draining), "it drains")
             socket.send("still here")
             assert socket.recv(timeout=30) == "still here"

@@ -339,6 +339,8 @@ def kill_again_and_again(workers: Workers, node: Node, times: int, pause_s: floa
     assert len(load.lost) <= times * load.CLIENTS
     # Whoever's connection broke was dead: nothing that was begun later has been answered by it.
     assert [lost for lost in load.lost if lost[1] and load.begun[lost[1]] > lost[0]] == []
+    # A client has its answer a moment before the node's place is free.
+    wait_until(lambda: workers.nodes()["n0"]["in_flight"] == 0, "nothing is in flight")
     states = [workers.nodes()["n0"] for _ in range(4)]
     assert {(state["in_flight"], state["available"]) for state in states} == {(0, True)}
     assert len({state["picks"] for state in states}) == 1

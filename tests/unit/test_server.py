@@ -1,6 +1,7 @@
 """The coarse clock."""
 
 import asyncio
+from typing import Any
 
 import pytest
 
@@ -29,7 +30,22 @@ def test_ticker_judges_nothing_right_after_the_process_stood_still(monkeypatch: 
     assert swept == [100.0, 100.05, 107.05]
 
 
-def test_ticker_comes_back_soon_where_a_sweep_had_more_to_do_than_it_may() -> None:
+def watched_waits(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """How long each timer of the running loop is to wait, seconds; no clock is read."""
+    loop, waits = asyncio.get_running_loop(), list[float]()
+    call_later = loop.call_later
+
+    def watched(delay: float, *args: Any) -> asyncio.TimerHandle:
+        waits.append(delay)
+        return call_later(delay, *args)
+
+    monkeypatch.setattr(loop, "call_later", watched)
+    return waits
+
+
+def test_ticker_comes_back_soon_where_a_sweep_had_more_to_do_than_it_may(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     async def main() -> list[float]:
         left = [False, False, True]
         swept: list[str] = []
@@ -43,36 +59,34 @@ def test_ticker_comes_back_soon_where_a_sweep_had_more_to_do_than_it_may() -> No
             return True
 
         ticker = server.Ticker([first, second], lambda: True, interval_s=1.0)
+        waits = watched_waits(monkeypatch)
         ticker.start()
-        waits = []
-        while True:
+        lasts = [waits[-1]]
+        while left:
             assert ticker._timer is not None
-            waits.append(ticker._timer.when() - asyncio.get_running_loop().time())
-            if not left:
-                break
             ticker._timer.cancel()
             ticker._tick()
+            lasts.append(waits[-1])
         ticker.stop()
         assert swept == ["first", "second"] * 3
-        return waits
+        return lasts
 
     *short, long = asyncio.run(main())
     assert all(wait < long / 10 for wait in short)
 
 
-def test_ticker_is_slow_while_nothing_can_have_a_deadline() -> None:
-    async def main() -> tuple[float, float]:
+def test_ticker_is_slow_while_nothing_can_have_a_deadline(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def main() -> list[float]:
         busy = True
         ticker = server.Ticker([], lambda: busy, interval_s=0.05)
+        waits = watched_waits(monkeypatch)
         ticker.start()
-        assert ticker._timer is not None
-        first = ticker._timer.when() - asyncio.get_running_loop().time()
         busy = False
+        assert ticker._timer is not None
         ticker._timer.cancel()
         ticker._tick()
-        second = ticker._timer.when() - asyncio.get_running_loop().time()
         ticker.stop()
-        return first, second
+        return waits
 
     first, second = asyncio.run(main())
     assert second > 5 * first

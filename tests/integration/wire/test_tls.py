@@ -13,7 +13,7 @@ from fastgw.errors import ConnectionLost
 from fastgw.wire.tls import HandshakeFailed, TlsContext, TlsSession
 
 NAME = "api.openai.com"
-LIMIT_S = 20.0
+LIMIT_S = 60.0
 LOOPS: dict[str, Callable[[], asyncio.AbstractEventLoop]] = {
     "asyncio": asyncio.new_event_loop,
     "uvloop": uvloop.new_event_loop,

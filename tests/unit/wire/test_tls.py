@@ -359,7 +359,10 @@ def test_one_read_returns_all_that_was_fed(trusting: TlsContext, serving: ssl.SS
     assert session.read() == b""
 
 
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=25,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+)
 @given(
     messages=st.lists(st.integers(1, 40_000), min_size=1, max_size=5),
     cuts=st.lists(st.integers(1, 70_000), min_size=1, max_size=20),
