@@ -92,6 +92,7 @@ cdef class Exchange(Choosing):
     @cython.locals(node=NodeConnection, content=bytes, status=int)
     cdef _relay_first(self, bytes data, bint complete, double now)
     cpdef on_tick(self, double now)
+    cdef bint _may_leave_node(self) except -1
     @cython.locals(node=NodeConnection)
     cdef _failed_by_clock(self, double now)
 

@@ -821,7 +821,7 @@ class Exchange(Choosing):
             # Others have found the node out: no need to wait for our own deadline, if there is another.
             self._exclude(self.attempt.position)
             if (
-                (phase == _CONNECTING or (not self.uncertain and self._is_replayable()))
+                (phase == _CONNECTING or self._may_leave_node())
                 and (
                     self.plan.fallback is None or self._by_fallback(Retryable.ALWAYS, now) is Retryable.ALWAYS
                 )
@@ -829,6 +829,10 @@ class Exchange(Choosing):
                 and self._could_move(self.plan.upstream, now)  # type: ignore[arg-type]
             ):
                 self._failed(FoundOut(), now)
+
+    def _may_leave_node(self) -> bool:
+        """May a request that its node has, in part or all of it, go to another one without an answer?"""
+        return not self.is_streaming_body and not self.uncertain and self._is_replayable()
 
     def _failed_by_clock(self, now: float) -> None:
         phase = self.phase
