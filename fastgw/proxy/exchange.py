@@ -644,7 +644,7 @@ class Exchange(Choosing):
             self.attempt = None
         if self.resumption is not None:
             retryable = Retryable.ALWAYS  # a route that resumes has agreed to a second generation
-        if self.is_streaming_body and not (retryable is Retryable.ALWAYS and self.body.held):
+        if self.is_streaming_body and not (retryable is Retryable.ALWAYS and self.body.is_all_held()):
             self._give_up(now)
             return
         if not may_attempt_again(retryable, self._is_replayable(), self.uncertain):

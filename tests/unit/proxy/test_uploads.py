@@ -8,6 +8,8 @@ from typing import Any
 import pytest
 from exchange_bench import COMPLETION, PATH, Bench, FakeNode, json_response
 
+from fastgw.errors import ConnectFailed
+
 Make = Callable[..., Bench]
 
 HELD = 100
@@ -48,4 +50,21 @@ def test_an_upload_stays_with_a_node_that_others_have_found_out(make: Make) -> N
     bench.wait(0.05)
     node.say(json_response(COMPLETION))
     assert bench.answer().status == 200
+    bench.check_end()
+
+
+def test_an_upload_of_which_nothing_has_come_yet_moves(make: Make) -> None:
+    bench = make()
+    bench.exchanges.held_bytes = LIMITS["hold_total_bytes"] + 1  # of other requests: nothing more is held
+    bench.client.data_received(
+        f"POST {PATH} HTTP/1.1\r\nHost: gw\r\nTransfer-Encoding: chunked\r\n\r\n".encode()
+    )
+    bench.client.data_received(b"5")  # the size of its first chunk
+    bench.dialled().fail(ConnectFailed())
+    node = bench.connect(1)
+    bench.client.data_received(b"\r\nhello\r\n0\r\n\r\n")
+    assert node.take().endswith(b"\r\n\r\n5\r\nhello\r\n0\r\n\r\n")
+    node.say(json_response(COMPLETION))
+    assert bench.answer().status == 200
+    bench.exchanges.held_bytes -= LIMITS["hold_total_bytes"] + 1
     bench.check_end()
