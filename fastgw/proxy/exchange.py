@@ -209,6 +209,7 @@ class Exchange(Choosing):
     def _connect(self, now: float) -> None:
         timeout = min(self.plan.connect_s, self.share_deadline - now)
         self.phase = _CONNECTING
+        self.node_stalled_at = 0.0
         self.own_limit_s = self.plan.connect_s
         self.phase_deadline = now + timeout + 0.5  # the dialler's own limit comes first
         self.dial = self.link.pool.dial(self, timeout)  # type: ignore[union-attr]
