@@ -44,6 +44,7 @@ cdef class Answering(ExchangeEvents):
     cdef public bint is_fresh_retry
     cdef public double attempt_started
     cdef public double sent_at
+    cdef public double asked_at
     cdef public double verdict_by
     cdef public double share_deadline
     cdef public double phase_deadline
@@ -51,6 +52,7 @@ cdef class Answering(ExchangeEvents):
     cdef public bint is_hurried
     cdef public double own_limit_s
     cdef public double node_stalled_at
+    cdef public Py_ssize_t node_unsent
     cdef public Rendering rendering
     cdef public tuple changes
     cdef public tuple misfits

@@ -118,6 +118,7 @@ class Answering(ExchangeEvents):
         self.is_fresh_retry = False
         self.attempt_started = 0.0
         self.sent_at = 0.0
+        self.asked_at = 0.0  # when the last of the request had gone out, or some of a larger one
         self.verdict_by = 0.0  # until then it waits for what trials under way find out
         self.share_deadline = 0.0  # of the attempt, by its share of the time left
         self.phase_deadline = 0.0
@@ -125,6 +126,7 @@ class Answering(ExchangeEvents):
         self.is_hurried = False  # the caller waits for less than the route allows
         self.own_limit_s = 0.0  # the node's time for the phase, hurry aside
         self.node_stalled_at = 0.0
+        self.node_unsent = 0  # of what was sent it had not taken so much then, bytes
         self.rendering: Rendering | None = None  # the request, if this node gets another one
         self.changes: tuple[str, ...] | None = None  # ... and what is different in it
         self.misfits: tuple[str, ...] = ()  # what the nodes lack that cannot take this request

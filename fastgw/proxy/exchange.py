@@ -197,7 +197,7 @@ class Exchange(Choosing):
             self.exchanges.retries += 1
         self.attempts += 1
         self.is_fresh_retry = False
-        self.sent_at = now
+        self.sent_at = self.asked_at = now
         is_last = self.attempts >= plan.max_attempts
         self.share_deadline = attempt_deadline(now, self.total_deadline, is_last)
         node = link.pool.take(now)
@@ -233,13 +233,15 @@ class Exchange(Choosing):
         plan = self.plan
         self.node = node
         self.phase = _WAITING
-        self.sent_at = now
+        self.sent_at = self.asked_at = now
         self.relay = None
         self.held = None
         self.answer_held = 0
         self.node_stalled_at = 0.0
         self.own_limit_s = plan.head_stream_s if self.wants_stream else plan.head_s
-        self.phase_deadline = min(self.share_deadline, now + self.own_limit_s)
+        if self.is_streaming_body:
+            self.share_deadline = self.total_deadline  # no other node will need any of it
+        self.phase_deadline = self._answer_deadline()
         target = self.target
         body = self.body.data
         rendering = self.rendering
@@ -277,7 +279,8 @@ class Exchange(Choosing):
         if not self.is_streaming_body:
             node.start(self, head, parts, is_head)
             if node.is_paused and self.node is node:
-                self.node_stalled_at = now
+                self._on_stall(node, now)
+                self.phase_deadline = self._answer_deadline()
             return
         node.start(self, head, None, is_head)
         node.request_complete = False
@@ -309,7 +312,7 @@ class Exchange(Choosing):
             node.send(piece)
         if node.is_paused:
             self.client.stop_reading()
-            self.node_stalled_at = monotonic()
+            self._on_stall(node, monotonic())
         else:
             self.client.go_on_reading()
 
@@ -318,11 +321,39 @@ class Exchange(Choosing):
             if self.head.content_length < 0:
                 self.node.send(b"0\r\n\r\n")
             self.node.request_complete = True
+            self._begin_clock()
 
     def on_node_writable(self) -> None:
         self.node_stalled_at = 0.0
+        self._begin_clock()
         if self.is_streaming_body:
             self.client.go_on_reading()
+
+    def _on_stall(self, node: NodeConnection, now: float) -> None:
+        self.node_stalled_at = now
+        self.node_unsent = node.outlet.unsent()
+
+    def _takes_request(self, node: NodeConnection, now: float) -> bool:
+        """Has a node with much before it taken any of that, since this was asked last?"""
+        unsent = self.node_unsent
+        self._on_stall(node, now)
+        return self.node_unsent < unsent
+
+    def _is_going_out(self) -> bool:
+        """Is a part of the request still on its way, or yet to come from the client?"""
+        return self.node_stalled_at != 0.0 or (self.is_streaming_body and not self.body_complete)
+
+    def _begin_clock(self) -> None:
+        """More of the request has gone out. With the last of it the time begins that the node may take."""
+        self.asked_at = monotonic()
+        if self.phase == _WAITING or self.phase == _HOLDING:
+            self.phase_deadline = self._answer_deadline()
+
+    def _answer_deadline(self) -> float:
+        """Until when the node may go on with what it is at."""
+        if self._is_going_out():
+            return self.share_deadline
+        return min(self.share_deadline, self.asked_at + self.own_limit_s)
 
     # --- The answer, until the commit ---------------------------------------------------------
 
@@ -374,7 +405,7 @@ class Exchange(Choosing):
                 if plan.resumes:
                     self._watch_stream()
             self.own_limit_s = plan.first_content_stream_s if self.wants_stream else plan.first_content_s
-            self.phase_deadline = min(self.share_deadline, self.sent_at + self.own_limit_s)
+            self.phase_deadline = self._answer_deadline()
         else:
             self.phase = _RELAYING  # by _relay_first, which has the first bytes too
 
@@ -614,7 +645,7 @@ class Exchange(Choosing):
         """The attempt failed without an answer: count it and move on if that is allowed."""
         attempt = self.attempt
         assert attempt is not None
-        is_early = self.is_hurried and now - self.sent_at < self.own_limit_s
+        is_early = self.is_hurried and now - self.asked_at < self.own_limit_s
         if (
             isinstance(error, FoundOut)
             or (isinstance(error, ConnectFailed) and error.is_local)
@@ -817,7 +848,8 @@ class Exchange(Choosing):
             else:
                 self._failed_by_clock(now)
         elif self.node_stalled_at and now - self.node_stalled_at >= self.plan.node_write_s:
-            self._failed_by_clock(now)
+            if not self._takes_request(self.node, now):  # type: ignore[arg-type]
+                self._failed_by_clock(now)
         elif self.attempt.kind == 0 and self.attempt.is_stale():
             # Others have found the node out: no need to wait for our own deadline, if there is another.
             self._exclude(self.attempt.position)
@@ -837,6 +869,9 @@ class Exchange(Choosing):
 
     def _failed_by_clock(self, now: float) -> None:
         phase = self.phase
+        if phase != _CONNECTING and not self.node_stalled_at and self._is_going_out():
+            self._stop(DeadlineExceeded())  # the time went by while the client was sending
+            return
         node, self.node = self.node, None
         if node is not None:
             node.abort()
