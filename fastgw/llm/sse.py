@@ -155,7 +155,10 @@ def _read_choice(choice: dict[str, Any]) -> int:
 
 def _read_type(name: str, event: dict[str, Any]) -> int:
     if name.endswith(".delta"):
-        return DELTA_TYPES.get(name.encode("utf-8", "replace"), _CONTENT) if event.get("delta") else _ROLE
+        known = DELTA_TYPES.get(name.encode("utf-8", "replace"))
+        if known is None and "delta" not in event:
+            return _CONTENT  # under another name, as speech.audio.delta has it
+        return (known or _CONTENT) if event.get("delta") else _ROLE
     kind = TYPES.get(name, 0)
     if not kind and name.startswith("response."):
         kind = _LIFECYCLE

@@ -1,6 +1,6 @@
 import cython
 
-from ..balancing.retry cimport endpoint_of
+from ..balancing.retry cimport computes_answer, endpoint_of
 from ..balancing.upstream cimport Attempt, Upstream
 from ..llm.adapter cimport Rendering
 from ..llm.body cimport BodyFacts
@@ -98,6 +98,7 @@ cdef class Answering(ExchangeEvents):
     cdef _send_to_client(self, bytes out, double now)
     @cython.locals(relay=Relay)
     cdef _finish_relay(self, bytes out, bytes content, double now)
+    cdef bint _is_whole(self, Relay relay) except -1
     @cython.locals(attempt=Attempt)
     cdef _send_whole(self, bytes out, double now)
     @cython.locals(relay=Relay)
@@ -132,4 +133,4 @@ cdef class Answering(ExchangeEvents):
 
 
 cdef int _READING, _CONNECTING, _RELAYING, _DONE
-cdef int _NO_BODY, _UNTIL_CLOSE
+cdef int _NO_BODY, _UNTIL_CLOSE, _MALFORMED

@@ -434,7 +434,7 @@ class Exchange(Choosing):
         if relay.filter is not None and relay.filter.has_diverged:
             self._interrupted(None, now)
             return
-        if relay.is_broken() or (complete and mask & _FIRST_CONTENT and not relay.is_ended()):
+        if relay.is_broken() or (complete and mask & _FIRST_CONTENT and not self._is_whole(relay)):
             self._node_done(complete)
             self._failed(BadResponse("the provider's answer broke off"), now)
             return
@@ -442,6 +442,13 @@ class Exchange(Choosing):
             self._commit(content, complete, now)
             return
         if complete:
+            if (
+                scanner.seen & ~_SILENT
+                and not computes_answer(self.method, self.path)
+                and self._is_whole(relay)
+            ):
+                self._commit(content, True, now)  # whatever it means
+                return
             self.node = None
             self._failed(EmptyAnswer(), now)
             return
