@@ -35,7 +35,7 @@ class EventKind(IntFlag):
     ERROR = 256  # an error object, `event: error`, or an answer the provider broke off
     DONE = 512  # [DONE]
     MALFORMED = 1024  # data that is not JSON
-    LIFECYCLE = 2048  # response.created and its like
+    LIFECYCLE = 2048  # response.created and its like, and what has no data at all
     OTHER = 4096  # anything else
 
 
@@ -658,7 +658,8 @@ class EventScanner:
         if is_oversized:
             return self._take_error(b"") | _OTHER if is_error else _CONTENT | _OTHER
         if not lines:
-            return self._take_error(b"") if is_error else _OTHER
+            # An id, a time to wait: no reader is told of an event without data.
+            return self._take_error(b"") if is_error else _LIFECYCLE
         data = lines[0] if len(lines) == 1 else b"\n".join(lines)
         return self._classify(data, is_error)
 

@@ -1,4 +1,4 @@
-"""Event streams of calls whose events mean nothing to us: they are whole when their bodies are."""
+"""Events that mean nothing to us, and streams of them: those are whole when their bodies are."""
 
 from __future__ import annotations
 
@@ -117,4 +117,17 @@ def test_a_chat_still_has_to_say_its_end(make: Make) -> None:
     bench.connect().say(STREAM_HEAD + chunk(content("Hi")) + END)
     bench.connect(1).say(STREAM_HEAD + chunk(content("Hi") + DONE) + END)
     assert dechunked(bench.answer().rest) == (content("Hi") + DONE, True)
+    bench.check_end()
+
+
+@pytest.mark.parametrize("event", [b"retry: 3000\n\n", b"id: 7\n\n", b"event: ping\n\n", b'{"error": 1}\n\n'])
+def test_an_event_without_data_is_no_content(make: Make, event: bytes) -> None:
+    bench = make()
+    bench.ask(STREAM_BODY)
+    node = bench.connect()
+    node.say(STREAM_HEAD, chunk(event))
+    assert bench.transport.sent == b""
+    node.reset()
+    bench.connect(1).say(STREAM_HEAD, chunk(event + content("Hi") + DONE), END)
+    assert dechunked(bench.answer().rest) == (event + content("Hi") + DONE, True)
     bench.check_end()
