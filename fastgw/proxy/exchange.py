@@ -423,6 +423,10 @@ class Exchange(Choosing):
         assert scanner is not None
         content = relay.finish(data) if complete else relay.take(data)
         mask = relay.mask
+        if content and mask & _FIRST_CONTENT and self.resumption is not None:
+            # Whoever goes on with the answer does so behind this: it must not be lost, whatever follows it.
+            self._commit(content, complete, now)
+            return
         # Nothing has reached the client yet: whatever is wrong in this read, another node can mend.
         if mask & _ERROR or scanner.error_data is not None:
             self._node_done(complete)

@@ -1,0 +1,77 @@
+"""A stream that breaks is gone on with by the next node: nothing of it is lost, and nothing is said twice."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import orjson
+import pytest
+from exchange_bench import (
+    DONE,
+    END,
+    ERROR,
+    FINISH,
+    STREAM_BODY,
+    STREAM_HEAD,
+    Bench,
+    chunk,
+    content,
+    dechunked,
+)
+
+Make = Callable[..., Bench]
+
+
+@pytest.fixture
+def make(monkeypatch: pytest.MonkeyPatch) -> Make:
+    return lambda nodes=2: Bench(monkeypatch, nodes, resumes=True)
+
+
+def broken(bench: Bench, *pieces: bytes) -> None:
+    """The first node's stream ends after these pieces, "He" before them."""
+    bench.ask(STREAM_BODY)
+    node = bench.connect()
+    node.say(STREAM_HEAD, chunk(content("He")), *pieces)
+    node.reset()
+
+
+def text_of(said: bytes) -> str:
+    """The text that the events of a body have together."""
+    found = ""
+    for line in said.split(b"\n"):
+        if line.startswith(b"data: {"):
+            for choice in orjson.loads(line[6:]).get("choices", ()):
+                found += choice["delta"].get("content") or ""
+    return found
+
+
+@pytest.mark.parametrize("end", [chunk(ERROR), END, chunk(b'data: {"choices"') + END])
+def test_what_came_in_one_read_with_its_end_is_not_lost(make: Make, end: bytes) -> None:
+    """The node after it goes on behind that: it has to reach the client."""
+    bench = make(3)
+    broken(bench)
+    bench.connect(1).say(STREAM_HEAD + chunk(content("Hello, ")) + end)
+    bench.connect(2).say(STREAM_HEAD + chunk(content("Hello, world") + FINISH + DONE) + END)
+    said, is_whole = dechunked(bench.answer().rest)
+    assert (text_of(said), is_whole) == ("Hello, world", True)
+    bench.check_end()
+
+
+def test_what_came_with_too_much_nonsense_is_not_lost(make: Make) -> None:
+    bench = make(3)
+    broken(bench)
+    bench.connect(1).say(STREAM_HEAD + chunk(content("Hello, ") + 4 * b"data: {\n\n"))
+    bench.connect(2).say(STREAM_HEAD + chunk(content("Hello, world") + FINISH + DONE) + END)
+    said, is_whole = dechunked(bench.answer().rest)
+    assert (text_of(said), is_whole) == ("Hello, world", True)
+    bench.check_end()
+
+
+def test_a_read_that_only_repeats_what_the_client_has_may_fail_unseen(make: Make) -> None:
+    bench = make(3)
+    broken(bench)
+    bench.connect(1).say(STREAM_HEAD + chunk(content("He") + ERROR))
+    bench.connect(2).say(STREAM_HEAD + chunk(content("Hello") + FINISH + DONE) + END)
+    said, is_whole = dechunked(bench.answer().rest)
+    assert (text_of(said), is_whole) == ("Hello", True)
+    bench.check_end()
