@@ -43,6 +43,26 @@ def _data_of(event: bytes) -> bytes | None:
     return b"\n".join(lines) if lines else None
 
 
+def _is_plain(choice: Any) -> bool:
+    """Is this the one choice of a chat, of the shape that is known? Others cannot be put together."""
+    if not isinstance(choice, dict) or choice.get("index", 0) != 0:
+        return False
+    delta = choice.get("delta") or {}
+    if not isinstance(delta, dict) or not isinstance(delta.get("content") or "", str):
+        return False
+    calls = delta.get("tool_calls") or []
+    return isinstance(calls, list) and all(_is_plain_call(call) for call in calls)
+
+
+def _is_plain_call(call: Any) -> bool:
+    if not isinstance(call, dict) or not isinstance(call.get("index", 0), int):
+        return False
+    function = call.get("function") or {}
+    return isinstance(function, dict) and all(
+        isinstance(function.get(name) or "", str) for name in ("name", "arguments")
+    )
+
+
 class Transcript:
     """What one client has been given of a streamed chat completion with one choice.
 
@@ -124,7 +144,7 @@ class Transcript:
             self.created = event.get("created")
             self.model = event.get("model")
         for choice in event["choices"]:
-            if not isinstance(choice, dict) or choice.get("index", 0) != 0:
+            if not _is_plain(choice):
                 self._is_usable = False
                 return
             self._add_delta(choice.get("delta") or {})
@@ -212,7 +232,7 @@ class Splicer:
         transcript = self.transcript
         choices = []
         for choice in event["choices"]:
-            if not isinstance(choice, dict) or choice.get("index", 0) != 0:
+            if not _is_plain(choice):
                 self.has_diverged = True
                 return b""
             rest = self._rest_of_choice(choice)

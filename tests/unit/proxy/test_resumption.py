@@ -22,6 +22,22 @@ from exchange_bench import (
 Make = Callable[..., Bench]
 
 
+# Deltas of shapes that nobody can put together.
+ODD: list[object] = [
+    "text",
+    7,
+    {"content": [{"type": "text", "text": "x"}]},
+    {"content": 7},
+    {"tool_calls": 7},
+    {"tool_calls": {"index": 0}},
+    {"tool_calls": ["x"]},
+    {"tool_calls": [{"index": [], "function": {"name": "x"}}]},
+    {"tool_calls": [{"index": 0, "function": "x"}]},
+    {"tool_calls": [{"index": 0, "function": {"name": 7}}]},
+    {"tool_calls": [{"index": 0, "function": {"arguments": {"x": 1}}}]},
+]
+
+
 @pytest.fixture
 def make(monkeypatch: pytest.MonkeyPatch) -> Make:
     return lambda nodes=2: Bench(monkeypatch, nodes, resumes=True)
@@ -74,4 +90,29 @@ def test_a_read_that_only_repeats_what_the_client_has_may_fail_unseen(make: Make
     bench.connect(2).say(STREAM_HEAD + chunk(content("Hello") + FINISH + DONE) + END)
     said, is_whole = dechunked(bench.answer().rest)
     assert (text_of(said), is_whole) == ("Hello", True)
+    bench.check_end()
+
+
+def odd_event(delta: object) -> bytes:
+    return b"data: %b\n\n" % orjson.dumps({"choices": [{"index": 0, "delta": delta}]})
+
+
+@pytest.mark.parametrize("delta", ODD)
+def test_a_stream_with_something_unknown_in_it_ends_honestly(make: Make, delta: object) -> None:
+    bench = make()
+    broken(bench, chunk(odd_event(delta)))
+    said, is_whole = dechunked(bench.answer().rest)
+    assert said.startswith(content("He") + odd_event(delta)) and b'"stream_interrupted"' in said
+    assert not is_whole and not bench.pools[1].tickets
+    bench.check_end()
+
+
+@pytest.mark.parametrize("delta", ODD)
+def test_something_unknown_in_the_second_stream_is_another_answer(make: Make, delta: object) -> None:
+    bench = make()
+    broken(bench)
+    bench.connect(1).say(STREAM_HEAD, chunk(content("Hello")), chunk(odd_event(delta)))
+    said, is_whole = dechunked(bench.answer().rest)
+    assert said.count(b"data: ") == 3 and b'"stream_interrupted"' in said and not is_whole
+    assert not any(bench.nodes[1].counters.values())
     bench.check_end()
