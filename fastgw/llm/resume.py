@@ -323,14 +323,20 @@ class Splicer:
         return {**usage, **whole, "is_estimate": True}
 
 
-def continue_body(body: bytes, text: str, pieces: int) -> bytes:
+def continue_body(body: bytes, text: str, pieces: int) -> bytes | None:
     """Return a chat request that asks a node to go on after ``text`` by its prefix completion.
+
+    None where that cannot be written: the request is not what all JSON parsers agree on (half a surrogate
+    pair, say, which a provider may well take).
 
     Args:
         body: the request as it is rendered for that node.
         pieces: about how many tokens the answer has already; a limit of the request counts them.
     """
-    request = orjson.loads(body)
+    try:
+        request = orjson.loads(body)
+    except orjson.JSONDecodeError:
+        return None
     messages = request["messages"]
     last = messages[-1] if messages else {}
     if last.get("prefix") and isinstance(last.get("content"), str):

@@ -295,8 +295,8 @@ class Exchange(Choosing):
         link = self.link
         assert resumption is not None and link is not None and body is not None
         resumption.choose_way(link)
-        target = link.prefix_target if resumption.by_prefix else self.target
-        return resumption.body_for(body), target
+        body = resumption.body_for(body)
+        return body, link.prefix_target if resumption.by_prefix else self.target
 
     def _send_piece(self, piece: bytes) -> None:
         """Pass on a part of a body that is too large to hold."""

@@ -40,7 +40,7 @@ ODD: list[object] = [
 
 @pytest.fixture
 def make(monkeypatch: pytest.MonkeyPatch) -> Make:
-    return lambda nodes=2: Bench(monkeypatch, nodes, resumes=True)
+    return lambda nodes=2, **options: Bench(monkeypatch, nodes, resumes=True, **options)
 
 
 def broken(bench: Bench, *pieces: bytes) -> None:
@@ -115,4 +115,21 @@ def test_something_unknown_in_the_second_stream_is_another_answer(make: Make, de
     said, is_whole = dechunked(bench.answer().rest)
     assert said.count(b"data: ") == 3 and b'"stream_interrupted"' in said and not is_whole
     assert not any(bench.nodes[1].counters.values())
+    bench.check_end()
+
+
+def test_a_request_that_cannot_be_continued_by_prefix_is_asked_again(make: Make) -> None:
+    """Half of a surrogate pair: a JavaScript client cuts a text so, and a provider may take it."""
+    bench = make(prefix_target=b"/beta/chat/completions")
+    body = b'{"model":"m","stream":true,"messages":[{"role":"user","content":"\\ud83d"}]}'
+    bench.ask(body)
+    node = bench.connect()
+    node.say(STREAM_HEAD, chunk(content("He")))
+    node.reset()
+    node = bench.connect(1)
+    request = node.take()
+    assert request.startswith(b"POST /v1/chat/completions ") and request.endswith(body)
+    node.say(STREAM_HEAD, chunk(content("Hello") + FINISH + DONE), END)
+    said, is_whole = dechunked(bench.answer().rest)
+    assert (text_of(said), is_whole) == ("Hello", True)
     bench.check_end()
