@@ -74,6 +74,7 @@ class Transcript:
         has_reasoning: thoughts of the model were among it.
         tools: the tool calls so far, by index: [name, arguments].
         finish_reason: the answer's, None as long as it goes on.
+        is_done: the stream's own end, [DONE], was among it.
         pieces: deltas with content; about one token each.
     """
 
@@ -84,6 +85,7 @@ class Transcript:
         self.has_reasoning = False
         self.tools: dict[int, list[str]] = {}
         self.finish_reason: Any = None
+        self.is_done = False
         self.pieces = 0
         self._text: list[str] = []
         self._is_usable = True
@@ -125,7 +127,10 @@ class Transcript:
         unread, self._unread = self._unread, []
         self._unread_bytes = 0
         for _, data in events_in(b"".join(unread)):
-            if data is None or data == _DONE:
+            if data is None:
+                continue
+            if data == _DONE:
+                self.is_done = True
                 continue
             try:
                 event = orjson.loads(data)
@@ -220,7 +225,10 @@ class Splicer:
     def _rest_of(self, data: bytes) -> bytes:
         if data == _DONE:
             self.has_diverged = self.has_diverged or self._owes()
-            return b"" if self.has_diverged else DONE_EVENT
+            if self.has_diverged or self.transcript.is_done:
+                return b""
+            self.transcript.is_done = True
+            return DONE_EVENT
         try:
             event = orjson.loads(data)
         except orjson.JSONDecodeError:

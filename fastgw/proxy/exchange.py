@@ -793,10 +793,10 @@ class Exchange(Choosing):
         if self.body.data is None or not transcript.can_resume():
             return False
         self._end_attempt_by(code, now)
-        if transcript.finish_reason is not None:
-            # All of it was said; only the stream's own end was missing.
+        if transcript.finish_reason is not None or transcript.is_done:
+            # All of it was said; only the stream's own end was missing, or the body's.
             self.note = self.note or code
-            out = relay.wrap(DONE_EVENT, True)
+            out = relay.wrap(b"" if transcript.is_done else DONE_EVENT, True)
             self.sent_bytes += len(out)
             self.client.send(out)
             self._end(self.keep_alive, now)

@@ -93,6 +93,26 @@ def test_a_read_that_only_repeats_what_the_client_has_may_fail_unseen(make: Make
     bench.check_end()
 
 
+@pytest.mark.parametrize("position", [0, 1])
+@pytest.mark.parametrize("end", [FINISH, FINISH + DONE, DONE, FINISH + DONE + DONE])
+def test_an_answer_that_lacks_no_more_than_its_end_is_ended_once(
+    make: Make, end: bytes, position: int
+) -> None:
+    bench = make()
+    if position:
+        broken(bench)
+    else:
+        bench.ask(STREAM_BODY)
+    node = bench.connect(position)
+    node.say(STREAM_HEAD, chunk(content("Hello")), chunk(end))
+    node.reset()
+    said, is_whole = dechunked(bench.answer().rest)
+    assert (text_of(said), is_whole) == ("Hello", True)
+    assert said.count(DONE) == (2 if end.count(DONE) == 2 and not position else 1)  # of its own
+    assert said.endswith(DONE) and not bench.pools[1].tickets[1:]
+    bench.check_end()
+
+
 def odd_event(delta: object) -> bytes:
     return b"data: %b\n\n" % orjson.dumps({"choices": [{"index": 0, "delta": delta}]})
 
