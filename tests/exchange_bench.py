@@ -121,6 +121,7 @@ class Bench:
         health: HealthPolicy | None = None,
         limits: dict[str, int] | None = None,
         limits_per_model: bool = False,
+        prefix_target: bytes = b"",
         **plan: Any,
     ) -> None:
         self.clock = Clock()
@@ -152,6 +153,7 @@ class Bench:
                     if models and position
                     else None,
                     limits_per_model=limits_per_model,
+                    prefix_target=prefix_target,
                     redactor=Redactor([Secret(f"Bearer secret-of-{node.name}")], by_shape=is_llm),
                 )
             )

@@ -43,6 +43,26 @@ def _data_of(event: bytes) -> bytes | None:
     return b"\n".join(lines) if lines else None
 
 
+def _is_plain(choice: Any) -> bool:
+    """Is this the one choice of a chat, of the shape that is known? Others cannot be put together."""
+    if not isinstance(choice, dict) or choice.get("index", 0) != 0:
+        return False
+    delta = choice.get("delta") or {}
+    if not isinstance(delta, dict) or not isinstance(delta.get("content") or "", str):
+        return False
+    calls = delta.get("tool_calls") or []
+    return isinstance(calls, list) and all(_is_plain_call(call) for call in calls)
+
+
+def _is_plain_call(call: Any) -> bool:
+    if not isinstance(call, dict) or not isinstance(call.get("index", 0), int):
+        return False
+    function = call.get("function") or {}
+    return isinstance(function, dict) and all(
+        isinstance(function.get(name) or "", str) for name in ("name", "arguments")
+    )
+
+
 class Transcript:
     """What one client has been given of a streamed chat completion with one choice.
 
@@ -54,6 +74,7 @@ class Transcript:
         has_reasoning: thoughts of the model were among it.
         tools: the tool calls so far, by index: [name, arguments].
         finish_reason: the answer's, None as long as it goes on.
+        is_done: the stream's own end, [DONE], was among it.
         pieces: deltas with content; about one token each.
     """
 
@@ -64,6 +85,7 @@ class Transcript:
         self.has_reasoning = False
         self.tools: dict[int, list[str]] = {}
         self.finish_reason: Any = None
+        self.is_done = False
         self.pieces = 0
         self._text: list[str] = []
         self._is_usable = True
@@ -105,7 +127,10 @@ class Transcript:
         unread, self._unread = self._unread, []
         self._unread_bytes = 0
         for _, data in events_in(b"".join(unread)):
-            if data is None or data == _DONE:
+            if data is None:
+                continue
+            if data == _DONE:
+                self.is_done = True
                 continue
             try:
                 event = orjson.loads(data)
@@ -124,7 +149,7 @@ class Transcript:
             self.created = event.get("created")
             self.model = event.get("model")
         for choice in event["choices"]:
-            if not isinstance(choice, dict) or choice.get("index", 0) != 0:
+            if not _is_plain(choice):
                 self._is_usable = False
                 return
             self._add_delta(choice.get("delta") or {})
@@ -200,7 +225,10 @@ class Splicer:
     def _rest_of(self, data: bytes) -> bytes:
         if data == _DONE:
             self.has_diverged = self.has_diverged or self._owes()
-            return b"" if self.has_diverged else DONE_EVENT
+            if self.has_diverged or self.transcript.is_done:
+                return b""
+            self.transcript.is_done = True
+            return DONE_EVENT
         try:
             event = orjson.loads(data)
         except orjson.JSONDecodeError:
@@ -212,7 +240,7 @@ class Splicer:
         transcript = self.transcript
         choices = []
         for choice in event["choices"]:
-            if not isinstance(choice, dict) or choice.get("index", 0) != 0:
+            if not _is_plain(choice):
                 self.has_diverged = True
                 return b""
             rest = self._rest_of_choice(choice)
@@ -303,14 +331,20 @@ class Splicer:
         return {**usage, **whole, "is_estimate": True}
 
 
-def continue_body(body: bytes, text: str, pieces: int) -> bytes:
+def continue_body(body: bytes, text: str, pieces: int) -> bytes | None:
     """Return a chat request that asks a node to go on after ``text`` by its prefix completion.
+
+    None where that cannot be written: the request is not what all JSON parsers agree on (half a surrogate
+    pair, say, which a provider may well take).
 
     Args:
         body: the request as it is rendered for that node.
         pieces: about how many tokens the answer has already; a limit of the request counts them.
     """
-    request = orjson.loads(body)
+    try:
+        request = orjson.loads(body)
+    except orjson.JSONDecodeError:
+        return None
     messages = request["messages"]
     last = messages[-1] if messages else {}
     if last.get("prefix") and isinstance(last.get("content"), str):

@@ -35,7 +35,7 @@ class EventKind(IntFlag):
     ERROR = 256  # an error object, `event: error`, or an answer the provider broke off
     DONE = 512  # [DONE]
     MALFORMED = 1024  # data that is not JSON
-    LIFECYCLE = 2048  # response.created and its like
+    LIFECYCLE = 2048  # response.created and its like, and what has no data at all
     OTHER = 4096  # anything else
 
 
@@ -155,7 +155,10 @@ def _read_choice(choice: dict[str, Any]) -> int:
 
 def _read_type(name: str, event: dict[str, Any]) -> int:
     if name.endswith(".delta"):
-        return DELTA_TYPES.get(name.encode("utf-8", "replace"), _CONTENT) if event.get("delta") else _ROLE
+        known = DELTA_TYPES.get(name.encode("utf-8", "replace"))
+        if known is None and "delta" not in event:
+            return _CONTENT  # under another name, as speech.audio.delta has it
+        return (known or _CONTENT) if event.get("delta") else _ROLE
     kind = TYPES.get(name, 0)
     if not kind and name.startswith("response."):
         kind = _LIFECYCLE
@@ -655,7 +658,8 @@ class EventScanner:
         if is_oversized:
             return self._take_error(b"") | _OTHER if is_error else _CONTENT | _OTHER
         if not lines:
-            return self._take_error(b"") if is_error else _OTHER
+            # An id, a time to wait: no reader is told of an event without data.
+            return self._take_error(b"") if is_error else _LIFECYCLE
         data = lines[0] if len(lines) == 1 else b"\n".join(lines)
         return self._classify(data, is_error)
 

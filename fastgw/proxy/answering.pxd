@@ -1,6 +1,6 @@
 import cython
 
-from ..balancing.retry cimport endpoint_of
+from ..balancing.retry cimport computes_answer, endpoint_of
 from ..balancing.upstream cimport Attempt, Upstream
 from ..llm.adapter cimport Rendering
 from ..llm.body cimport BodyFacts
@@ -44,6 +44,7 @@ cdef class Answering(ExchangeEvents):
     cdef public bint is_fresh_retry
     cdef public double attempt_started
     cdef public double sent_at
+    cdef public double asked_at
     cdef public double verdict_by
     cdef public double share_deadline
     cdef public double phase_deadline
@@ -51,6 +52,7 @@ cdef class Answering(ExchangeEvents):
     cdef public bint is_hurried
     cdef public double own_limit_s
     cdef public double node_stalled_at
+    cdef public Py_ssize_t node_unsent
     cdef public Rendering rendering
     cdef public tuple changes
     cdef public tuple misfits
@@ -96,6 +98,7 @@ cdef class Answering(ExchangeEvents):
     cdef _send_to_client(self, bytes out, double now)
     @cython.locals(relay=Relay)
     cdef _finish_relay(self, bytes out, bytes content, double now)
+    cdef bint _is_whole(self, Relay relay) except -1
     @cython.locals(attempt=Attempt)
     cdef _send_whole(self, bytes out, double now)
     @cython.locals(relay=Relay)
@@ -130,4 +133,4 @@ cdef class Answering(ExchangeEvents):
 
 
 cdef int _READING, _CONNECTING, _RELAYING, _DONE
-cdef int _NO_BODY, _UNTIL_CLOSE
+cdef int _NO_BODY, _UNTIL_CLOSE, _MALFORMED

@@ -12,7 +12,7 @@ from time import monotonic
 from typing import Any
 
 from .._core import Tried
-from ..balancing.retry import STALE_REUSE_S, endpoint_of
+from ..balancing.retry import STALE_REUSE_S, computes_answer, endpoint_of
 from ..balancing.upstream import Attempt, Upstream
 from ..errors import (
     ClientError,
@@ -28,6 +28,7 @@ from ..errors import (
 from ..llm.adapter import Rendering
 from ..llm.body import BodyFacts
 from ..llm.outcome import Outcome, scopes_of
+from ..llm.sse import EventKind
 from ..wire.client_connection import ClientConnection
 from ..wire.events import ExchangeEvents
 from ..wire.head import NO_BODY, UNTIL_CLOSE, RequestHead, ResponseHead, chunk_of
@@ -49,7 +50,7 @@ NODES_FAULT = {
     "stream_error": int(FailureKind.HTTP),
 }
 # As C integers, which imported names are not.
-_NO_BODY, _UNTIL_CLOSE = int(NO_BODY), int(UNTIL_CLOSE)
+_NO_BODY, _UNTIL_CLOSE, _MALFORMED = int(NO_BODY), int(UNTIL_CLOSE), int(EventKind.MALFORMED)
 
 
 class Phase(IntEnum):
@@ -118,6 +119,7 @@ class Answering(ExchangeEvents):
         self.is_fresh_retry = False
         self.attempt_started = 0.0
         self.sent_at = 0.0
+        self.asked_at = 0.0  # when the last of the request had gone out, or some of a larger one
         self.verdict_by = 0.0  # until then it waits for what trials under way find out
         self.share_deadline = 0.0  # of the attempt, by its share of the time left
         self.phase_deadline = 0.0
@@ -125,6 +127,7 @@ class Answering(ExchangeEvents):
         self.is_hurried = False  # the caller waits for less than the route allows
         self.own_limit_s = 0.0  # the node's time for the phase, hurry aside
         self.node_stalled_at = 0.0
+        self.node_unsent = 0  # of what was sent it had not taken so much then, bytes
         self.rendering: Rendering | None = None  # the request, if this node gets another one
         self.changes: tuple[str, ...] | None = None  # ... and what is different in it
         self.misfits: tuple[str, ...] = ()  # what the nodes lack that cannot take this request
@@ -259,7 +262,7 @@ class Answering(ExchangeEvents):
         relay = self.relay
         assert relay is not None
         self.node = None
-        if relay.is_broken() or not relay.is_ended():
+        if relay.is_broken() or not self._is_whole(relay):
             if content:
                 out += relay.wrap(content, False)
             if out:
@@ -268,6 +271,14 @@ class Answering(ExchangeEvents):
             self._interrupted(None, now)
             return
         self._send_whole(out + relay.wrap(content, True), now)
+
+    def _is_whole(self, relay: Relay) -> bool:
+        """The body is complete by its framing. Is the stream in it?
+
+        It says so itself, if it is one of the calls whose events we know. Of the others nothing else is
+        known than that it was not cut inside an event.
+        """
+        return relay.is_ended() or not (relay.mask & _MALFORMED or computes_answer(self.method, self.path))
 
     def _send_whole(self, out: bytes, now: float) -> None:
         """Send the last of an answer, and end the exchange."""
@@ -303,7 +314,10 @@ class Answering(ExchangeEvents):
                 self.note = "client_stalled"
                 self.client.abort()
         elif now - self.last_byte_at >= plan.idle_s or (
-            relay is not None and relay.scanner is not None and now - self.last_progress_at >= plan.progress_s
+            relay is not None
+            and relay.scanner is not None
+            and now - self.last_progress_at >= plan.progress_s
+            and computes_answer(self.method, self.path)  # what is content in others nobody can say
         ):
             self._interrupted(NodeTimeout(), now)
 

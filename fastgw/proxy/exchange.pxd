@@ -48,6 +48,12 @@ cdef class Exchange(Choosing):
     cdef tuple _render_again(self, bytes body)
     cdef _send_piece(self, bytes piece)
     cdef _end_body(self)
+    cdef _on_stall(self, NodeConnection node, double now)
+    @cython.locals(unsent=Py_ssize_t)
+    cdef bint _takes_request(self, NodeConnection node, double now) except -1
+    cdef bint _is_going_out(self) noexcept
+    cdef _begin_clock(self)
+    cdef double _answer_deadline(self) noexcept
     @cython.locals(plan=RoutePlan, node=NodeConnection, head=ResponseHead)
     cdef _on_head(self, double now)
     cdef _hold(self, bytes data, Py_ssize_t start, Py_ssize_t end, bint complete, double now)
@@ -92,6 +98,7 @@ cdef class Exchange(Choosing):
     @cython.locals(node=NodeConnection, content=bytes, status=int)
     cdef _relay_first(self, bytes data, bint complete, double now)
     cpdef on_tick(self, double now)
+    cdef bint _may_leave_node(self) except -1
     @cython.locals(node=NodeConnection)
     cdef _failed_by_clock(self, double now)
 

@@ -197,7 +197,7 @@ class Exchange(Choosing):
             self.exchanges.retries += 1
         self.attempts += 1
         self.is_fresh_retry = False
-        self.sent_at = now
+        self.sent_at = self.asked_at = now
         is_last = self.attempts >= plan.max_attempts
         self.share_deadline = attempt_deadline(now, self.total_deadline, is_last)
         node = link.pool.take(now)
@@ -209,6 +209,7 @@ class Exchange(Choosing):
     def _connect(self, now: float) -> None:
         timeout = min(self.plan.connect_s, self.share_deadline - now)
         self.phase = _CONNECTING
+        self.node_stalled_at = 0.0
         self.own_limit_s = self.plan.connect_s
         self.phase_deadline = now + timeout + 0.5  # the dialler's own limit comes first
         self.dial = self.link.pool.dial(self, timeout)  # type: ignore[union-attr]
@@ -232,13 +233,15 @@ class Exchange(Choosing):
         plan = self.plan
         self.node = node
         self.phase = _WAITING
-        self.sent_at = now
+        self.sent_at = self.asked_at = now
         self.relay = None
         self.held = None
         self.answer_held = 0
         self.node_stalled_at = 0.0
         self.own_limit_s = plan.head_stream_s if self.wants_stream else plan.head_s
-        self.phase_deadline = min(self.share_deadline, now + self.own_limit_s)
+        if self.is_streaming_body:
+            self.share_deadline = self.total_deadline  # no other node will need any of it
+        self.phase_deadline = self._answer_deadline()
         target = self.target
         body = self.body.data
         rendering = self.rendering
@@ -276,7 +279,8 @@ class Exchange(Choosing):
         if not self.is_streaming_body:
             node.start(self, head, parts, is_head)
             if node.is_paused and self.node is node:
-                self.node_stalled_at = now
+                self._on_stall(node, now)
+                self.phase_deadline = self._answer_deadline()
             return
         node.start(self, head, None, is_head)
         node.request_complete = False
@@ -291,8 +295,8 @@ class Exchange(Choosing):
         link = self.link
         assert resumption is not None and link is not None and body is not None
         resumption.choose_way(link)
-        target = link.prefix_target if resumption.by_prefix else self.target
-        return resumption.body_for(body), target
+        body = resumption.body_for(body)
+        return body, link.prefix_target if resumption.by_prefix else self.target
 
     def _send_piece(self, piece: bytes) -> None:
         """Pass on a part of a body that is too large to hold."""
@@ -308,7 +312,7 @@ class Exchange(Choosing):
             node.send(piece)
         if node.is_paused:
             self.client.stop_reading()
-            self.node_stalled_at = monotonic()
+            self._on_stall(node, monotonic())
         else:
             self.client.go_on_reading()
 
@@ -317,11 +321,39 @@ class Exchange(Choosing):
             if self.head.content_length < 0:
                 self.node.send(b"0\r\n\r\n")
             self.node.request_complete = True
+            self._begin_clock()
 
     def on_node_writable(self) -> None:
         self.node_stalled_at = 0.0
+        self._begin_clock()
         if self.is_streaming_body:
             self.client.go_on_reading()
+
+    def _on_stall(self, node: NodeConnection, now: float) -> None:
+        self.node_stalled_at = now
+        self.node_unsent = node.outlet.unsent()
+
+    def _takes_request(self, node: NodeConnection, now: float) -> bool:
+        """Has a node with much before it taken any of that, since this was asked last?"""
+        unsent = self.node_unsent
+        self._on_stall(node, now)
+        return self.node_unsent < unsent
+
+    def _is_going_out(self) -> bool:
+        """Is a part of the request still on its way, or yet to come from the client?"""
+        return self.node_stalled_at != 0.0 or (self.is_streaming_body and not self.body_complete)
+
+    def _begin_clock(self) -> None:
+        """More of the request has gone out. With the last of it the time begins that the node may take."""
+        self.asked_at = monotonic()
+        if self.phase == _WAITING or self.phase == _HOLDING:
+            self.phase_deadline = self._answer_deadline()
+
+    def _answer_deadline(self) -> float:
+        """Until when the node may go on with what it is at."""
+        if self._is_going_out():
+            return self.share_deadline
+        return min(self.share_deadline, self.asked_at + self.own_limit_s)
 
     # --- The answer, until the commit ---------------------------------------------------------
 
@@ -373,7 +405,7 @@ class Exchange(Choosing):
                 if plan.resumes:
                     self._watch_stream()
             self.own_limit_s = plan.first_content_stream_s if self.wants_stream else plan.first_content_s
-            self.phase_deadline = min(self.share_deadline, self.sent_at + self.own_limit_s)
+            self.phase_deadline = self._answer_deadline()
         else:
             self.phase = _RELAYING  # by _relay_first, which has the first bytes too
 
@@ -391,6 +423,10 @@ class Exchange(Choosing):
         assert scanner is not None
         content = relay.finish(data) if complete else relay.take(data)
         mask = relay.mask
+        if content and mask & _FIRST_CONTENT and self.resumption is not None:
+            # Whoever goes on with the answer does so behind this: it must not be lost, whatever follows it.
+            self._commit(content, complete, now)
+            return
         # Nothing has reached the client yet: whatever is wrong in this read, another node can mend.
         if mask & _ERROR or scanner.error_data is not None:
             self._node_done(complete)
@@ -402,7 +438,7 @@ class Exchange(Choosing):
         if relay.filter is not None and relay.filter.has_diverged:
             self._interrupted(None, now)
             return
-        if relay.is_broken() or (complete and mask & _FIRST_CONTENT and not relay.is_ended()):
+        if relay.is_broken() or (complete and mask & _FIRST_CONTENT and not self._is_whole(relay)):
             self._node_done(complete)
             self._failed(BadResponse("the provider's answer broke off"), now)
             return
@@ -410,6 +446,13 @@ class Exchange(Choosing):
             self._commit(content, complete, now)
             return
         if complete:
+            if (
+                scanner.seen & ~_SILENT
+                and not computes_answer(self.method, self.path)
+                and self._is_whole(relay)
+            ):
+                self._commit(content, True, now)  # whatever it means
+                return
             self.node = None
             self._failed(EmptyAnswer(), now)
             return
@@ -613,7 +656,7 @@ class Exchange(Choosing):
         """The attempt failed without an answer: count it and move on if that is allowed."""
         attempt = self.attempt
         assert attempt is not None
-        is_early = self.is_hurried and now - self.sent_at < self.own_limit_s
+        is_early = self.is_hurried and now - self.asked_at < self.own_limit_s
         if (
             isinstance(error, FoundOut)
             or (isinstance(error, ConnectFailed) and error.is_local)
@@ -644,7 +687,7 @@ class Exchange(Choosing):
             self.attempt = None
         if self.resumption is not None:
             retryable = Retryable.ALWAYS  # a route that resumes has agreed to a second generation
-        if self.is_streaming_body and not (retryable is Retryable.ALWAYS and self.body.held):
+        if self.is_streaming_body and not (retryable is Retryable.ALWAYS and self.body.is_all_held()):
             self._give_up(now)
             return
         if not may_attempt_again(retryable, self._is_replayable(), self.uncertain):
@@ -750,10 +793,10 @@ class Exchange(Choosing):
         if self.body.data is None or not transcript.can_resume():
             return False
         self._end_attempt_by(code, now)
-        if transcript.finish_reason is not None:
-            # All of it was said; only the stream's own end was missing.
+        if transcript.finish_reason is not None or transcript.is_done:
+            # All of it was said; only the stream's own end was missing, or the body's.
             self.note = self.note or code
-            out = relay.wrap(DONE_EVENT, True)
+            out = relay.wrap(b"" if transcript.is_done else DONE_EVENT, True)
             self.sent_bytes += len(out)
             self.client.send(out)
             self._end(self.keep_alive, now)
@@ -816,12 +859,13 @@ class Exchange(Choosing):
             else:
                 self._failed_by_clock(now)
         elif self.node_stalled_at and now - self.node_stalled_at >= self.plan.node_write_s:
-            self._failed_by_clock(now)
+            if not self._takes_request(self.node, now):  # type: ignore[arg-type]
+                self._failed_by_clock(now)
         elif self.attempt.kind == 0 and self.attempt.is_stale():
             # Others have found the node out: no need to wait for our own deadline, if there is another.
             self._exclude(self.attempt.position)
             if (
-                (phase == _CONNECTING or (not self.uncertain and self._is_replayable()))
+                (phase == _CONNECTING or self._may_leave_node())
                 and (
                     self.plan.fallback is None or self._by_fallback(Retryable.ALWAYS, now) is Retryable.ALWAYS
                 )
@@ -830,8 +874,15 @@ class Exchange(Choosing):
             ):
                 self._failed(FoundOut(), now)
 
+    def _may_leave_node(self) -> bool:
+        """May a request that its node has, in part or all of it, go to another one without an answer?"""
+        return not self.is_streaming_body and not self.uncertain and self._is_replayable()
+
     def _failed_by_clock(self, now: float) -> None:
         phase = self.phase
+        if phase != _CONNECTING and not self.node_stalled_at and self._is_going_out():
+            self._stop(DeadlineExceeded())  # the time went by while the client was sending
+            return
         node, self.node = self.node, None
         if node is not None:
             node.abort()

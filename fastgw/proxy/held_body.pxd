@@ -17,6 +17,7 @@ cdef class HeldBody:
     cpdef add_part(self, bytes data, Py_ssize_t start, Py_ssize_t end)
     @cython.locals(exchanges=Exchanges)
     cpdef bint is_too_large(self, long long content_length) except -1
+    cpdef bint is_all_held(self) noexcept
     cpdef join(self)
     cpdef list take(self)
     cpdef drop(self)

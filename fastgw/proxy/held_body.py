@@ -59,6 +59,10 @@ class HeldBody:
             or exchanges.held_bytes > exchanges.hold_total_bytes
         )
 
+    def is_all_held(self) -> bool:
+        """Was nothing of it passed on yet?"""
+        return self.held == self.size
+
     def join(self) -> None:
         """The body is whole."""
         if self.pieces is not None:

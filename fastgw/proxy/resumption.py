@@ -39,10 +39,13 @@ class Resumption:
         )
 
     def body_for(self, body: bytes) -> bytes:
-        """The request's body, rendered for the node, as it has to be for this way."""
-        if not self.by_prefix:
-            return body
-        return continue_body(body, self.transcript.text, self.transcript.pieces)
+        """The request's body, rendered for the node, as it has to be for this way, or for the other one."""
+        if self.by_prefix:
+            continued = continue_body(body, self.transcript.text, self.transcript.pieces)
+            if continued is not None:
+                return continued
+            self.by_prefix = False  # the whole question it is
+        return body
 
     def filter_for(self, link: NodeLink) -> Splicer:
         """What the new node's events go through."""

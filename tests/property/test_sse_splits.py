@@ -195,7 +195,7 @@ def reference(stream: bytes, limit: int) -> list[tuple[int, int]]:
             if size > limit:
                 kinds = int(kind.OTHER | kind.ERROR if is_error else kind.OTHER | kind.CONTENT)
             elif not lines:
-                kinds = int(kind.ERROR if is_error else kind.OTHER)
+                kinds = int(kind.ERROR if is_error else kind.LIFECYCLE)
             elif is_error:
                 data = b"\n".join(lines)
                 try:

@@ -252,10 +252,10 @@ def test_comments_and_blank_lines_are_told_apart() -> None:
     assert kinds(b"\r\n\r\n") == K.BLANK
 
 
-def test_events_without_data_are_something_else() -> None:
-    assert kinds(b"id: 1\nretry: 5\n\n") == K.OTHER
-    assert kinds(b"event: ping\n\n") == K.OTHER
-    assert kinds(b"nonsense\n\n") == K.OTHER
+def test_events_without_data_say_nothing() -> None:
+    assert kinds(b"id: 1\nretry: 5\n\n") == K.LIFECYCLE
+    assert kinds(b"event: ping\n\n") == K.LIFECYCLE
+    assert kinds(b"nonsense\n\n") == K.LIFECYCLE
 
 
 def test_data_in_several_lines_is_joined() -> None:
@@ -264,8 +264,8 @@ def test_data_in_several_lines_is_joined() -> None:
 
 
 def test_fields_need_their_whole_name() -> None:
-    assert kinds(b'datax: {"error":1}\n\n') == K.OTHER
-    assert kinds(b'data : {"error":1}\n\n') == K.OTHER
+    assert kinds(b'datax: {"error":1}\n\n') == K.LIFECYCLE
+    assert kinds(b'data : {"error":1}\n\n') == K.LIFECYCLE
     assert kinds(b'events: error\ndata: {"choices":[]}\n\n') == K.ROLE
     assert kinds(b'event: errors\ndata: {"choices":[]}\n\n') == K.ROLE
     assert kinds(b'event: error\nevent: fine\ndata: {"choices":[]}\n\n') == K.ROLE
@@ -288,7 +288,7 @@ def test_byte_order_mark_is_skipped_at_the_start_only() -> None:
     mark = b"\xef\xbb\xbf"
     assert kinds(mark + chunk('{"content":"Hi"}')) == K.CONTENT
     assert kinds(mark + b"\n") == K.BLANK
-    assert kinds(b"\n" + mark + chunk('{"content":"Hi"}')) == K.BLANK | K.OTHER
+    assert kinds(b"\n" + mark + chunk('{"content":"Hi"}')) == K.BLANK | K.LIFECYCLE
 
 
 def test_boundary_is_after_the_last_thing_that_is_whole() -> None:
