@@ -541,3 +541,48 @@ def is_alive_at(place: Path) -> bool:
             return False
         client.sendall(b"GET /healthz HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n")
         return client.recv(65536).startswith(b"HTTP/1.1 200 ")
+
+
+@pytest.fixture
+def told(tmp_path: Path) -> Path:
+    """A configuration that is read when, and as often as, the test writes it: a named pipe.
+
+    Below /dev everything may be read that is no file.
+    """
+    pipe = tmp_path / "told.yaml"
+    os.mkfifo(pipe)
+    return Path(f"/dev/..{pipe}")
+
+
+@pytest.mark.parametrize("workers", ["1", "2"])
+def test_who_asks_for_a_reload_during_the_start_gets_it_when_it_is_over(
+    fastgw: Run, told: Path, workers: str
+) -> None:
+    process = fastgw(*FREE, "-c", str(told), "--workers", workers)
+    with told.open("w") as configuration:  # returns when it is opened for reading
+        process.send(signal.SIGHUP)
+        process.send(signal.SIGUSR1)
+        configuration.write(GOOD)
+    base = base_of(process)
+    told.write_text("services: 7")
+    process.saw(r"reload refused[^\0]*told.yaml:1:11: services: ")
+    process.saw("reopened the access log")
+    assert ask(base, "/healthz", "GET")[0] == 200
+
+
+@pytest.mark.parametrize("workers", ["1", "2"])
+def test_who_asks_for_many_reloads_at_once_gets_one(fastgw: Run, told: Path, workers: str) -> None:
+    process = fastgw(*FREE, "-c", str(told), "--workers", workers)
+    told.write_text(GOOD)
+    base = base_of(process)
+    process.send(signal.SIGHUP)
+    with told.open("w") as configuration:
+        for _ in range(1000):
+            process.send(signal.SIGHUP)
+        configuration.write("services: 7")
+    process.saw("reload refused")
+    told.write_text("services: 8")  # a third time nobody would write, and the process would wait
+    process.saw(r"reload refused[^\0]*reload refused")
+    assert ask(base, "/healthz", "GET")[0] == 200
+    process.send(signal.SIGTERM)
+    assert process.ended() == 0
