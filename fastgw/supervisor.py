@@ -232,6 +232,7 @@ class Supervisor:
         self._watch = HangWatch(hang_limit_s, monotonic())
         self._selector = selectors.DefaultSelector()
         self._woken, self._waker = socket.socketpair()
+        self._came: list[int] = []  # signals that nobody has seen to yet
 
     def run(self, *stages: list[Role]) -> int:
         """Start one stage after the other, each when the one before is ready; returns the exit code.
@@ -278,19 +279,23 @@ class Supervisor:
 
     @contextmanager
     def _signals(self) -> Iterator[None]:
-        """Take signals as bytes in a socket, which are read between two turns."""
+        """Note signals, and see to them between two turns; a byte in a socket ends the wait for them.
+
+        The socket alone would not do: in a crowd of signals it is full before a reload is over, and
+        what comes then, the end of a child or of us all, would never be seen.
+        """
         for end in (self._woken, self._waker):
             end.setblocking(False)
         self._selector.register(self._woken, selectors.EVENT_READ, None)
         handled = (*_SIGNALS, signal.SIGCHLD)
-        before = {number: signal.signal(number, lambda *_: None) for number in handled}
         wakeup = signal.set_wakeup_fd(self._waker.fileno(), warn_on_full_buffer=False)
+        before = {number: signal.signal(number, self._note_signal) for number in handled}
         try:
             yield
         finally:
-            signal.set_wakeup_fd(wakeup)
             for number, handler in before.items():
                 signal.signal(number, handler)
+            signal.set_wakeup_fd(wakeup)
             self._woken.close()
             self._waker.close()
 
@@ -315,12 +320,18 @@ class Supervisor:
                 role.due = None
                 self._fork(role)
 
+    def _note_signal(self, number: int, _frame: object) -> None:
+        """A handler. Once more than once matters only where the second one hurries."""
+        if self._came.count(number) < (2 if number in (signal.SIGTERM, signal.SIGINT) else 1):
+            self._came.append(number)
+
     def _read_signals(self) -> None:
-        try:
-            numbers = self._woken.recv(4096)
-        except BlockingIOError:
-            return
-        for number in numbers:
+        with suppress(BlockingIOError):
+            while len(self._woken.recv(4096)) == 4096:
+                pass
+        came, self._came = self._came, []
+        # A reload takes long, and not at all where the end has been asked for: it comes last.
+        for number in sorted(came, key=lambda number: number == signal.SIGHUP):
             self._take_signal(number)
 
     def _take_signal(self, number: int) -> None:

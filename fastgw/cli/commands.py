@@ -6,7 +6,7 @@ from typing import Any
 import click
 
 from fastgw._version import __version__
-from fastgw.cli import options
+from fastgw.cli import held_signals, options
 from fastgw.cli.options import admin_address, canonical_address, option, parsed
 
 
@@ -76,6 +76,7 @@ def run(**flags: Any) -> None:
 
     Without a configuration and without keys it runs against built-in, simulated providers.
     """
+    held_signals.hold()  # before the imports, which take longest
     from fastgw.cli import process
     from fastgw.cli.overrides import Overrides
 

@@ -16,7 +16,7 @@ from dataclasses import replace
 
 import uvloop
 
-from fastgw.cli import logs
+from fastgw.cli import held_signals, logs
 from fastgw.cli.banner import Started
 from fastgw.cli.options import Exit
 from fastgw.cli.overrides import OFF
@@ -269,6 +269,7 @@ class _Crew:
         control = f"127.0.0.1:{self._simulated.control_port}" if self._simulated is not None else None
         admin = str(self._admin) if self._admin is not None else None
         announce(self._config, self._source, Started(tuple(map(str, self._listening)), admin, control))
+        held_signals.release()
 
     def _all_listening(self) -> list[_Listening]:
         return self._listening + ([self._admin] if self._admin is not None else [])

@@ -7,10 +7,12 @@ would see: nothing should ever put one there, this is the net below. The access 
 written from fields that never hold one.
 """
 
+import contextlib
 import json
 import logging
 import os
 import select
+import stat
 import sys
 import threading
 import time
@@ -26,6 +28,7 @@ from fastgw.secret import Secret
 
 MAX_WAITING: Final = 4096  # lines
 MAX_LINE_CHARS: Final = 64 * 1024
+PATIENCE_S: Final = 1.0  # with a standard error that takes nothing, of who has better things to do
 
 _redactor = PATTERNS
 # Of the last configurations: one that was refused is told of here, too, and does not replace the running one.
@@ -47,14 +50,28 @@ def mask(text: str) -> str:
     return _redactor.mask(text)
 
 
-def tell(text: str) -> None:
-    """Write what is no record to standard error, in so far as that takes it: nobody has to listen."""
+def tell(text: str, patience_s: float | None = PATIENCE_S) -> bool:
+    """Write what is no record to standard error, in so far as that takes it: nobody has to listen.
+
+    Args:
+        patience_s: for how long it may take nothing; None: for as long as it likes.
+    Returns:
+        False if not all was taken.
+    """
     data = memoryview(text.encode(errors="backslashreplace"))
+    poller = select.poll()
+    poller.register(2, select.POLLOUT)
     try:
+        # A pipe that is not full takes so much without a wait, and maybe no more.
+        piece = len(data) if patience_s is None or stat.S_ISREG(os.fstat(2).st_mode) else select.PIPE_BUF
         while data:
-            data = data[os.write(2, data) :]
+            if not poller.poll(patience_s if patience_s is None else patience_s * 1000):
+                return False
+            with contextlib.suppress(BlockingIOError):  # others write there, too
+                data = data[os.write(2, data[:piece]) :]
     except OSError:
-        pass  # nobody listens any more, or the disk is full
+        return False  # nobody listens any more, or the disk is full
+    return True
 
 
 def _printable(text: str) -> str:
@@ -121,6 +138,7 @@ class StderrHandler(logging.Handler):
         self.is_direct = False
         self.source: str | None = None  # which of several processes this is
         self.dropped = 0
+        self._is_torn = False  # of the last line only the beginning was written
         self._queue: SimpleQueue[str | threading.Event] = SimpleQueue()
         self._thread: threading.Thread | None = None
 
@@ -147,15 +165,16 @@ class StderrHandler(logging.Handler):
             if isinstance(item, threading.Event):
                 item.set()
             else:
-                tell(item + "\n")
+                tell(item + "\n", None)
 
     def _write_if_taken(self, line: str) -> None:
         poller = select.poll()
         poller.register(2, select.POLLOUT)
-        if poller.poll(0):
-            tell(line + "\n")
-        else:
+        if not poller.poll(0):
             self.dropped += 1
+            return
+        self._is_torn = not tell("\n" * self._is_torn + line + "\n", 0.0)
+        self.dropped += self._is_torn
 
     def wait_until_written(self, timeout_s: float) -> bool:
         """Wait for the lines so far; False if they were not taken in time."""
@@ -213,6 +232,7 @@ def after_fork(source: str) -> None:
     assert _handler is not None and _handler.formatter is not None
     _handler.is_direct = False
     _handler.source = source
+    _handler.dropped = 0  # the parent tells of its own
 
 
 def close(timeout_s: float = 2.0) -> None:

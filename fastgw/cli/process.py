@@ -24,7 +24,7 @@ import uvloop
 from fastgw._version import __version__
 from fastgw.access_log import AccessLog
 from fastgw.admin import Admin, AdminRefused
-from fastgw.cli import logs
+from fastgw.cli import held_signals, logs
 from fastgw.cli.banner import Ink, Started, banner, process_warnings, scheme_of, url
 from fastgw.cli.exposure import refuse_exposure
 from fastgw.cli.options import Exit
@@ -184,6 +184,7 @@ class Process:
         self._access_log: AccessLog | None = None
         self._asked_to_end = asyncio.Event()
         self._asked_to_stop_now = asyncio.Event()
+        self._is_reload_due = False
 
     async def main(self) -> Exit:
         asyncio.get_running_loop().set_exception_handler(_report_callback)
@@ -197,6 +198,7 @@ class Process:
                 return Exit.LISTEN
             if self._post is None:
                 announce(self._config, self._source, started)
+                held_signals.release()
             else:
                 self._post.channel.send(READY)
             await self._serve()
@@ -265,7 +267,7 @@ class Process:
                 signal.SIGTERM: self._end,
                 signal.SIGINT: self._end,
                 signal.SIGQUIT: self._stop_now,
-                signal.SIGHUP: self._reload,
+                signal.SIGHUP: self._reload_once,
                 signal.SIGUSR1: self._reopen,
             }
         )
@@ -305,7 +307,14 @@ class Process:
         self._asked_to_stop_now.set()
         self._asked_to_end.set()
 
+    def _reload_once(self) -> None:
+        """Reload, once for all who ask for it in this turn of the loop: each time nobody is served."""
+        if not self._is_reload_due:
+            self._is_reload_due = True
+            asyncio.get_running_loop().call_soon(self._reload)
+
     def _reload(self) -> None:
+        self._is_reload_due = False
         assert self._gateway is not None
         if self._asked_to_end.is_set() or self._gateway.generation is None:
             return  # too late, or too early

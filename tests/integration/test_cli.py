@@ -1,13 +1,18 @@
 """The command as its users meet it: a process, its exit code, its output, and the signals it takes."""
 
+import contextlib
+import fcntl
 import http.client
 import json
+import os
 import re
+import select
 import shlex
 import signal
 import socket
 import subprocess
 import sys
+import termios
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -444,14 +449,7 @@ def test_it_serves_where_nobody_takes_what_it_says(tmp_path: Path, streams: str,
 
     def is_served() -> bool:
         assert process.poll() is None
-        with socket.socket(socket.AF_UNIX) as client:
-            client.settimeout(PATIENCE_S)
-            try:
-                client.connect(str(place))
-            except OSError:
-                return False
-            client.sendall(b"GET /healthz HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n")
-            return client.recv(65536).startswith(b"HTTP/1.1 200 ")
+        return is_alive_at(place)
 
     with subprocess.Popen(["sh", "-c", line], cwd=tmp_path, env=environment(tmp_path)) as process:
         try:
@@ -460,3 +458,131 @@ def test_it_serves_where_nobody_takes_what_it_says(tmp_path: Path, streams: str,
             assert process.wait(PATIENCE_S) == 0
         finally:
             process.kill()
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+@pytest.mark.parametrize("is_full_at_start", [True, False])
+def test_a_standard_error_that_takes_nothing_more_holds_up_nothing(
+    tmp_path: Path, workers: int, is_full_at_start: bool
+) -> None:
+    file = tmp_path / "gateway.yaml"
+    file.write_text(GOOD)
+    place = tmp_path / "gateway"
+    flags = ("run", "--listen", f"unix:{place}", "--admin", "off", "--workers", str(workers))
+    reading, writing = os.pipe()
+    if is_full_at_start:
+        fill(writing)
+
+    def is_served() -> bool:
+        assert process.poll() is None
+        return is_alive_at(place)
+
+    def children() -> set[str]:
+        return {*Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()}
+
+    with subprocess.Popen(
+        [sys.executable, *COMMAND, *flags],
+        cwd=tmp_path,
+        env=environment(tmp_path),
+        stdout=subprocess.DEVNULL,
+        stderr=writing,
+    ) as process:
+        try:
+            wait_until(is_served, "it answers")
+            if not is_full_at_start:
+                assert read_until(reading, b"  config   gateway.yaml\n\n")
+                fill(writing)
+                full = waiting_in(reading)
+                os.read(reading, select.PIPE_BUF)  # there is room for the beginning of a long line
+                file.write_text("services:\n" + "  - {nmae: x}\n" * 150)
+                process.send_signal(signal.SIGHUP)
+                wait_until(lambda: waiting_in(reading) == full, "the mistakes in the file are being told")
+                if workers > 1:
+                    before = children()
+                    os.kill(int(min(before)), signal.SIGKILL)
+                    wait_until(lambda: not before >= children() and len(children()) == 2, "there is another")
+            wait_until(is_served, "it still answers")
+            process.send_signal(signal.SIGTERM)
+            assert process.wait(PATIENCE_S) == 0
+        finally:
+            process.kill()
+            os.close(reading)
+            os.close(writing)
+
+
+def read_until(pipe: int, end: bytes) -> bytes:
+    text = b""
+    while not text.endswith(end):
+        text += os.read(pipe, 4096)
+    return text
+
+
+def fill(pipe: int) -> None:
+    """Write until nothing more is taken."""
+    os.set_blocking(pipe, False)
+    with contextlib.suppress(BlockingIOError):
+        while True:
+            os.write(pipe, bytes(select.PIPE_BUF))
+    os.set_blocking(pipe, True)
+
+
+def waiting_in(pipe: int) -> int:
+    """How many bytes wait to be read."""
+    return int.from_bytes(fcntl.ioctl(pipe, termios.FIONREAD, bytes(4)), sys.byteorder)
+
+
+def is_alive_at(place: Path) -> bool:
+    """Does a gateway answer at this path?"""
+    with socket.socket(socket.AF_UNIX) as client:
+        client.settimeout(PATIENCE_S)
+        try:
+            client.connect(str(place))
+        except OSError:
+            return False
+        client.sendall(b"GET /healthz HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n")
+        return client.recv(65536).startswith(b"HTTP/1.1 200 ")
+
+
+@pytest.fixture
+def told(tmp_path: Path) -> Path:
+    """A configuration that is read when, and as often as, the test writes it: a named pipe.
+
+    Below /dev everything may be read that is no file.
+    """
+    pipe = tmp_path / "told.yaml"
+    os.mkfifo(pipe)
+    return Path(f"/dev/..{pipe}")
+
+
+@pytest.mark.parametrize("workers", ["1", "2"])
+def test_who_asks_for_a_reload_during_the_start_gets_it_when_it_is_over(
+    fastgw: Run, told: Path, workers: str
+) -> None:
+    process = fastgw(*FREE, "-c", str(told), "--workers", workers)
+    with told.open("w") as configuration:  # returns when it is opened for reading
+        process.send(signal.SIGHUP)
+        process.send(signal.SIGUSR1)
+        configuration.write(GOOD)
+    base = base_of(process)
+    told.write_text("services: 7")
+    process.saw(r"reload refused[^\0]*told.yaml:1:11: services: ")
+    process.saw("reopened the access log")
+    assert ask(base, "/healthz", "GET")[0] == 200
+
+
+@pytest.mark.parametrize("workers", ["1", "2"])
+def test_who_asks_for_many_reloads_at_once_gets_one(fastgw: Run, told: Path, workers: str) -> None:
+    process = fastgw(*FREE, "-c", str(told), "--workers", workers)
+    told.write_text(GOOD)
+    base = base_of(process)
+    process.send(signal.SIGHUP)
+    with told.open("w") as configuration:
+        for _ in range(1000):
+            process.send(signal.SIGHUP)
+        configuration.write("services: 7")
+    process.saw("reload refused")
+    told.write_text("services: 8")  # a third time nobody would write, and the process would wait
+    process.saw(r"reload refused[^\0]*reload refused")
+    assert ask(base, "/healthz", "GET")[0] == 200
+    process.send(signal.SIGTERM)
+    assert process.ended() == 0

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from fastgw.supervisor import Backoff, Channel, HangWatch, Message, ending
+from fastgw.supervisor import Backoff, Channel, HangWatch, Message, Supervisor, ending
 
 # --- How long a place stays empty -------------------------------------------------------------
 
@@ -126,3 +126,31 @@ def test_who_reads_nothing_blocks_nobody(ends: tuple[Channel, Channel]) -> None:
 )
 def test_an_ending_is_said_in_words(status: int, words: str) -> None:
     assert ending(status) == words
+
+
+# --- Signals ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("is_ended_at_once", [True, False])
+def test_in_a_crowd_of_signals_none_is_lost_and_a_reload_is_one(is_ended_at_once: bool) -> None:
+    reloads: list[int] = []
+
+    def reload() -> None:
+        reloads.append(1)
+        assert len(reloads) <= 2
+        if len(reloads) == 1:
+            for _ in range(5000):
+                os.kill(os.getpid(), signal.SIGHUP)
+        if is_ended_at_once or len(reloads) == 2:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    endings: list[int] = []
+    supervisor = Supervisor(
+        on_started=lambda: os.kill(os.getpid(), signal.SIGHUP),
+        on_hangup=reload,
+        on_ending=lambda: endings.append(1),
+        hang_limit_s=10.0,
+    )
+    assert supervisor.run() == 0
+    assert len(reloads) == (1 if is_ended_at_once else 2)
+    assert len(endings) == 1

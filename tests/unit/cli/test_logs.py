@@ -168,7 +168,7 @@ def test_a_reader_that_stands_still_holds_up_nobody_and_lines_are_counted(
     monkeypatch.setattr(logs, "MAX_WAITING", 10)
     go_on = threading.Event()
     real = logs.tell
-    monkeypatch.setattr(logs, "tell", lambda text: (go_on.wait(10), real(text)))
+    monkeypatch.setattr(logs, "tell", lambda *told: (go_on.wait(10), real(*told)))
     handler = StderrHandler()
     handler.setFormatter(TextFormatter())
     for number in range(30):
