@@ -121,6 +121,10 @@ class Generation:
         return f"<Generation {self.number} routes={len(self.table.routes)} upstreams={len(self.upstreams)}>"
 
 
+# By the file that says whom to trust; with what tells whether it has changed.
+_Contexts = dict[str | None, tuple[tuple[int, ...], TlsContext]]
+
+
 class Builder:
     """Builds the generations of one process.
 
@@ -149,7 +153,8 @@ class Builder:
         self.forwards_simulator_fields = forwards_simulator_fields
         self.on_probed = on_probed
         self.on_checked = on_checked
-        self._contexts: dict[str | None, tuple[tuple[int, ...], TlsContext]] = {}
+        self._contexts: _Contexts = {}  # of the last generation
+        self._next: _Contexts = {}  # of the one that is being built
 
     def build(self, config: Config, old: Generation | None, *, number: int) -> Generation:
         """Everything a configuration says, as objects.
@@ -160,6 +165,7 @@ class Builder:
             ConfigError: a file cannot be read, or the nodes do not fit the table.
         """
         generation = Generation(number, config, RouteTable(()), {}, {}, {})
+        self._next = {}
         routes = []
         for route in config.routes:
             built = self._upstream_of(route, config, generation, old)
@@ -181,6 +187,7 @@ class Builder:
         if count > MAX_NODES:
             raise ConfigError(f"{count} nodes in all upstreams: there is room for {MAX_NODES}")
         generation.table = RouteTable(routes)
+        self._contexts = self._next
         return generation
 
     def _upstream_of(
@@ -255,9 +262,10 @@ class Builder:
             except OSError as error:
                 raise ConfigError(f"cannot read {ca_file}: {error.strerror}") from error
             stamp = (status.st_mtime_ns, status.st_size, status.st_ino)
-        known = self._contexts.get(ca_file)
+        known = self._next.get(ca_file) or self._contexts.get(ca_file)
         if known is None or known[0] != stamp:
-            known = self._contexts[ca_file] = (stamp, TlsContext(ca_file))
+            known = (stamp, TlsContext(ca_file))
+        self._next[ca_file] = known
         return known[1]
 
     def _pool(

@@ -127,7 +127,7 @@ class Channel:
     def __init__(self, sock: socket.socket) -> None:
         sock.setblocking(False)
         self._sock = sock
-        self._spare = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
+        self._spare = _spare_descriptor()
 
     @classmethod
     def pair(cls) -> tuple[Channel, Channel]:
@@ -139,34 +139,68 @@ class Channel:
 
     def send(self, word: str, payload: bytes = b"") -> None:
         """Raises BlockingIOError if the other end takes no more, another OSError if it is gone."""
-        if not payload:
+        with payload_file(payload) as file:
+            self.send_with(word, file)
+
+    def send_with(self, word: str, file: int | None) -> None:
+        """As ``send``, with what ``payload_file`` has made."""
+        if file is None:
             self._sock.send(word.encode())
-            return
-        with os.fdopen(os.memfd_create("fastgw-message", os.MFD_CLOEXEC), "wb") as file:
-            file.write(payload)
-            file.flush()
-            socket.send_fds(self._sock, [word.encode()], [file.fileno()])
+        else:
+            socket.send_fds(self._sock, [word.encode()], [file])
 
     def receive(self) -> Message | None:
-        """The next message, or None if the other end is gone. BlockingIOError: there is none now."""
-        os.close(self._spare)  # a payload arrives as a descriptor, also when there is none left
+        """The next message, or None if the other end is gone.
+
+        Raises:
+            BlockingIOError: there is none now.
+            OSError: there was one, and no descriptor for its payload, which is lost.
+        """
+        self._let_spare_go()  # a payload arrives as a descriptor, also when there is none left
         payload = b""
         try:
-            data, descriptors, _, _ = socket.recv_fds(self._sock, MOST_WORD_BYTES, 1)
+            data, descriptors, flags, _ = socket.recv_fds(self._sock, MOST_WORD_BYTES, 1)
+            if flags & socket.MSG_CTRUNC:
+                raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
             for descriptor in descriptors:
-                with os.fdopen(descriptor, "rb") as file:
-                    file.seek(0)  # the position is shared with the sender
-                    payload = file.read()
+                # (A file's position is shared with the sender, and all that it is sent to.)
+                payload = os.pread(descriptor, os.fstat(descriptor).st_size, 0)
+                os.close(descriptor)
         except ConnectionResetError:
             return None
         finally:
-            self._spare = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
+            self._spare = _spare_descriptor()
         return Message(data.decode(), payload) if data else None
 
     def close(self) -> None:
         if self._sock.fileno() >= 0:
             self._sock.close()
-            os.close(self._spare)
+            self._let_spare_go()
+
+    def _let_spare_go(self) -> None:
+        spare, self._spare = self._spare, -1
+        if spare >= 0:
+            os.close(spare)
+
+
+@contextmanager
+def payload_file(payload: bytes) -> Iterator[int | None]:
+    """A file in memory with these bytes, or None if there are none. Raises OSError: it cannot be made."""
+    if not payload:
+        yield None
+        return
+    with os.fdopen(os.memfd_create("fastgw-message", os.MFD_CLOEXEC), "wb") as file:
+        file.write(payload)
+        file.flush()
+        yield file.fileno()
+
+
+def _spare_descriptor() -> int:
+    """One that is kept for when there is none left; -1: there is none left."""
+    try:
+        return os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
+    except OSError:
+        return -1
 
 
 # --- Children ---------------------------------------------------------------------------------
@@ -256,21 +290,28 @@ class Supervisor:
         self._selector.close()
         return self.exit_code
 
-    def tell(self, word: str, payload: bytes = b"", *, role: Role | None = None) -> None:
+    def tell(self, word: str, payload: bytes = b"", *, role: Role | None = None) -> bool:
         """Send one child, or each, a message. One that cannot be told is replaced: it would know less
-        than the others."""
-        for child in [role] if role is not None else self.roles:
-            if child.channel is None:
-                continue
-            try:
-                child.channel.send(word, payload)
-            except ConnectionError:
-                pass  # it has died: SIGCHLD is on its way
-            except OSError as error:  # BlockingIOError: it reads nothing
-                logger.error(
-                    "%s (pid %d) cannot be told %s (%s)", child.name, child.pid, word, error.strerror
-                )
-                self._kill(child, signal.SIGKILL)
+        than the others. False: nobody could be told, for want of descriptors or memory of our own."""
+        try:
+            with payload_file(payload) as file:
+                for child in [role] if role is not None else self.roles:
+                    self._tell(child, word, file)
+        except OSError as error:
+            logger.error("nobody can be told %s (%s)", word, error.strerror)
+            return False
+        return True
+
+    def _tell(self, child: Role, word: str, file: int | None) -> None:
+        if child.channel is None:
+            return
+        try:
+            child.channel.send_with(word, file)
+        except ConnectionError:
+            pass  # it has died: SIGCHLD is on its way
+        except OSError as error:  # BlockingIOError: it reads nothing
+            logger.error("%s (pid %d) cannot be told %s (%s)", child.name, child.pid, word, error.strerror)
+            self._kill(child, signal.SIGKILL)
 
     def _has_children(self) -> bool:
         return any(role.pid for role in self.roles)
@@ -353,6 +394,10 @@ class Supervisor:
                 message = channel.receive()
             except BlockingIOError:
                 return
+            except OSError as error:
+                logger.error("%s (pid %d) cannot be heard (%s)", role.name, role.pid, error.strerror)
+                self.tell(DRAIN, role=role)  # it may know more than the others: another takes its place
+                return
             if message is None:  # its end comes with SIGCHLD; until then there is nothing to read
                 if channel.fileno() in self._selector.get_map():
                     self._selector.unregister(channel)
@@ -364,18 +409,20 @@ class Supervisor:
     # --- Birth and death ----------------------------------------------------------------------
 
     def _fork(self, role: Role) -> None:
-        ours, theirs = Channel.pair()
         sys.stdout.flush()
         sys.stderr.flush()
         # A signal between the fork and the child's own handlers would be reported twice.
         before = signal.pthread_sigmask(signal.SIG_BLOCK, {*_SIGNALS, signal.SIGCHLD})
+        ends: tuple[Channel, ...] = ()
         try:
+            ours, theirs = ends = Channel.pair()
             pid = os.fork()
             if pid == 0:
                 ours.close()
                 self._be_child(role, theirs, before)
-        except OSError as error:  # too many processes, too little memory: that may pass
-            ours.close()
+        except OSError as error:  # too many processes or descriptors, too little memory: that may pass
+            for end in ends:
+                end.close()
             delay = max(role.backoff.first_s, role.backoff.delay_s(0.0))
             logger.error("%s cannot be started (%s); again in %.1f s", role.name, error.strerror, delay)
             role.due = monotonic() + delay
@@ -383,8 +430,8 @@ class Supervisor:
                 self._fail(FAILURE)
             return
         finally:
-            theirs.close()
             signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        theirs.close()
         role.pid = pid
         role.channel = ours
         role.is_ready = False

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import json
 import logging
 from collections.abc import Awaitable, Callable
 from hmac import compare_digest
@@ -259,7 +260,10 @@ class Admin:
         return Reply(200, await asyncio.to_thread(effective, self.gateway.generation))
 
     async def _explain(self, head: RequestHead) -> Reply:
-        given = dict(parse_qsl(head.target.partition(b"?")[2].decode("latin-1"), max_num_fields=20))
+        try:
+            given = dict(parse_qsl(head.target.partition(b"?")[2].decode("latin-1"), max_num_fields=20))
+        except ValueError:
+            return _error(400, "invalid_question", "too many arguments")
         unknown = sorted(given.keys() - {"method", "path", "host", "model", "stream", "replayable"})
         if unknown or not {"method", "path"} <= given.keys():
             message = f"no such argument: {unknown[0]}" if unknown else "method and path are needed"
@@ -298,7 +302,10 @@ class Admin:
 
 
 def _json(value: Any) -> bytes:
-    return orjson.dumps(value, option=orjson.OPT_INDENT_2) + b"\n"
+    try:
+        return orjson.dumps(value, option=orjson.OPT_INDENT_2) + b"\n"
+    except TypeError:  # a text that is not in UTF-8: a file's name may be any bytes
+        return json.dumps(value, indent=2).encode() + b"\n"
 
 
 def _error(status: int, code: str, message: str, fields: tuple[tuple[bytes, bytes], ...] = ()) -> Reply:

@@ -45,7 +45,10 @@ async def render(gateway: Gateway, accept: str) -> tuple[bytes, bytes]:
     process = await asyncio.to_thread(_process)
     from prometheus_client.exposition import choose_encoder
 
-    encode, content_type = choose_encoder(accept)
+    try:
+        encode, content_type = choose_encoder(accept)
+    except (TypeError, ValueError):  # a version that is no number
+        encode, content_type = choose_encoder("")
     end = b""
     text = bytearray()
     previous = ""

@@ -259,9 +259,10 @@ class _Crew:
 
     def _spread(self, config: bytes, origin: int | None) -> None:
         """Give all the same value: no worker reads the file, which may have changed again."""
-        self._number += 1
-        self._latest = pack_reload(self._number, origin, config)
-        self._supervisor.tell(CONFIGURATION, self._latest)
+        message = pack_reload(self._number + 1, origin, config)
+        if self._supervisor.tell(CONFIGURATION, message):
+            self._number += 1
+            self._latest = message
 
     # --- Addresses ----------------------------------------------------------------------------
 

@@ -346,6 +346,11 @@ class Process:
                 message = channel.receive()
             except BlockingIOError:
                 return
+            except OSError as error:
+                logger.error("what the supervisor said is lost (%s): ending", error.strerror)
+                if not self._asked_to_end.is_set():
+                    self._end()  # another takes this one's place, and knows as much as the others
+                return
             if message is None:
                 asyncio.get_running_loop().remove_reader(channel.fileno())
                 if not self._asked_to_end.is_set():

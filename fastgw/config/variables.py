@@ -148,6 +148,8 @@ class _Expander:
 
     def _env_value(self, name: str, key: str | None) -> str:
         value = self._env.get(name)
+        if value is not None and not is_text(value):
+            raise _Unresolved(f"the environment variable {name} is not text in UTF-8", "")
         if value is None:
             near = nearest(name, self._env, 0.85)  # OTHER_API_KEY is a neighbour, not a slip
             meant = f"did you mean {near}? " if near else ""
@@ -158,6 +160,8 @@ class _Expander:
             return value
         try:
             found = json.loads(value)[key]
+            if isinstance(found, str) and not is_text(found):  # half a character, as JSON can have it
+                raise ValueError
         except (ValueError, TypeError, KeyError, RecursionError):
             raise _Unresolved(
                 f"the environment variable {name} has no key {shown(key)}", "it must be a JSON object"
@@ -186,6 +190,15 @@ class _Expander:
             return key_file.read(file, allows_exposed=self._origins.allows_exposed)
         except key_file.BadKeyFile as error:
             raise _Unresolved(*error.args) from None
+
+
+def is_text(value: str) -> bool:
+    """Can a value be written in UTF-8? An environment may hold any bytes."""
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _place(path: Path) -> _Place:

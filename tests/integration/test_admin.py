@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import json
+import os
 import socket
 from collections.abc import Mapping
 from pathlib import Path
@@ -15,6 +17,7 @@ from raw_http import Answer, connected, encode
 from rig import CONFIG, DEEPSEEK, MESSAGES, OPENAI, FaultKind, Rig, config_of, running, wait_until
 
 from fastgw.admin import Admin, AdminRefused
+from fastgw.admin.app import Reply
 from fastgw.secret import Secret
 from fastgw.server import Address
 
@@ -318,6 +321,11 @@ def test_reload_says_what_came_of_it(ca_dir: Path) -> None:
         assert answer.json()["status"] == "error"
         assert "weight" in answer.json()["error"]
         assert get(rig, "/debug/counts")["generation"] == 2
+
+
+def test_a_text_that_is_not_in_utf_8_as_the_name_of_a_file_can_be_is_told_of() -> None:
+    name = os.fsdecode(b"g\xff.yaml")
+    assert json.loads(Reply(200, {"file": name}).body) == {"file": name}
 
 
 # --- Whom it refuses --------------------------------------------------------------------------

@@ -139,6 +139,7 @@ def test_when_no_node_may_be_used_that_is_said(ca_dir: Any) -> None:
         ({}, "method and path are needed"),
         ({"method": "GET", "path": "v1"}, "does not begin with /"),
         ({"method": "GET", "path": "/v1", "colour": "x"}, "no such argument: colour"),
+        ({str(number): "x" for number in range(21)}, "too many arguments"),
     ],
 )
 def test_a_question_that_is_none_is_refused(rig: Rig, asked: dict[str, str], says: str) -> None:

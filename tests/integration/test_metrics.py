@@ -348,6 +348,15 @@ def test_many_nodes_are_written_in_pieces_that_make_one_whole(
     assert drop.sub("", pieces) == drop.sub("", whole)
 
 
+@pytest.mark.parametrize("version", ["abc", "1.0.x", "9" * 5000])
+def test_a_version_that_is_no_number_gets_the_plain_format(ca_dir: Path, version: str) -> None:
+    with running(ca_dir, QUIET) as rig:
+        page = scrape(rig, accept=f"application/openmetrics-text; version={version}")
+    assert page.status_code == 200
+    assert page.headers["content-type"].startswith("text/plain; version=0.0.4")
+    assert list(text_string_to_metric_families(page.text))
+
+
 def test_head_says_how_long_it_would_be_and_the_other_name_works(ca_dir: Path) -> None:
     with running(ca_dir, QUIET) as rig:
         for path in ("/metrics", "/apisix/prometheus/metrics"):

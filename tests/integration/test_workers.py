@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import http.client
 import os
+import resource
 import signal
 import socket
 import threading
@@ -370,6 +371,26 @@ def test_a_worker_that_stands_still_is_replaced(tmp_path: Path, node: Node) -> N
         assert workers.pids()[0] != stopped
         for connection in workers.one_of_each():
             assert connection.ask() == 200
+
+
+def test_a_supervisor_without_descriptors_ends_nobody_and_goes_on_when_there_are_some(
+    workers: Workers,
+) -> None:
+    supervisor, process = workers.process.popen.pid, workers.process
+    before = workers.pids()
+    limits = resource.prlimit(supervisor, resource.RLIMIT_NOFILE)
+    resource.prlimit(supervisor, resource.RLIMIT_NOFILE, (3, limits[1]))
+    process.send(signal.SIGHUP)
+    process.saw(r"reload refused[^\0]*Too many open files[^\0]*nobody can be told refused")
+    assert workers.pids() == before
+    os.kill(before[0], signal.SIGKILL)
+    process.saw(r"worker 0 cannot be started \(Too many open files\)")
+    resource.prlimit(supervisor, resource.RLIMIT_NOFILE, limits)
+    for connection in workers.one_of_each():
+        assert connection.ask() == 200
+    process.send(signal.SIGHUP)
+    process.saw(r"worker 0: configuration reloaded: <Generation 2 ")
+    process.saw(r"worker 1: configuration reloaded: <Generation 2 ")
 
 
 def test_workers_end_when_the_supervisor_is_killed(workers: Workers, node: Node) -> None:

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import gc
+from pathlib import Path
+
 import pytest
+import trustme
 
 from fastgw.config import loads
 from fastgw.generation import Builder, Generation
 from fastgw.proxy.plan import NodeLink, RoutePlan
 from fastgw.shared_state import SharedState
 from fastgw.wire.resolver import Resolver
+from fastgw.wire.tls import TlsContext
 
 TWO_AT_ONE_PLACE = """\
 services:
@@ -83,3 +88,20 @@ def test_only_instances_with_checks_are_probed_and_their_probes_sign_in(generati
         b"X-A: 1\r\nX-Key: k\r\nHost: a.example\r\n\r\n"
     )
     assert probed.thresholds is not None and probed.thresholds.successes == 3
+
+
+def test_what_an_old_generation_trusted_goes_with_it(tmp_path: Path) -> None:
+    builder = Builder(Resolver(), SharedState().node_table())
+    text = (
+        "services: [{name: s, upstream: {scheme: https, nodes: [{host: a.example, port: 1, weight: 1,"
+        " ca_file: %s}]}, routes: [{name: r, uris: [/]}]}]"
+    )
+    files = [tmp_path / f"{number}.pem" for number in range(3)]
+    generation = None
+    for number, file in enumerate(files):
+        trustme.CA().cert_pem.write_to_path(str(file))
+        for _ in range(2):  # what does not change is kept
+            generation = builder.build(loads(text % file), generation, number=number)
+    gc.collect()
+    trusted = [item.ca_file for item in gc.get_objects() if isinstance(item, TlsContext)]
+    assert sorted(file for file in trusted if str(tmp_path) in str(file)) == [str(files[-1])]

@@ -1,12 +1,13 @@
 """What the supervisor decides, with the clock as a number; and its messages. No process is forked."""
 
 import os
+import resource
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import pytest
 
-from fastgw.supervisor import Backoff, Channel, HangWatch, Message, Supervisor, ending
+from fastgw.supervisor import Backoff, Channel, HangWatch, Message, Supervisor, ending, payload_file
 
 # --- How long a place stays empty -------------------------------------------------------------
 
@@ -107,6 +108,52 @@ def test_the_end_of_the_other_side_is_seen_after_what_it_said(ends: tuple[Channe
     assert ours.receive() is None
     with pytest.raises(OSError, match="Broken pipe"):
         ours.send("drain")
+
+
+@pytest.fixture
+def exhaust() -> Iterator[Callable[[], None]]:
+    """Leaves no descriptor, as long as none is closed, until the test has ended."""
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+
+    def leave_none() -> None:
+        lowest = os.dup(0)
+        os.close(lowest)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (lowest, limits[1]))
+
+    yield leave_none
+    resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+
+
+def test_a_payload_arrives_also_where_no_descriptor_is_left(
+    ends: tuple[Channel, Channel], exhaust: Callable[[], None]
+) -> None:
+    ours, theirs = ends
+    for payload in (b"one", b"two"):
+        ours.send("configuration", payload)
+    exhaust()
+    assert theirs.receive() == Message("configuration", b"one")
+    assert theirs.receive() == Message("configuration", b"two")
+
+
+def test_a_payload_without_a_descriptor_is_an_error_and_the_next_word_is_heard(
+    ends: tuple[Channel, Channel], exhaust: Callable[[], None]
+) -> None:
+    ours, theirs = ends
+    ours.send("configuration", b"one")
+    ours.send("drain")
+    theirs._let_spare_go()
+    exhaust()  # somebody else has taken it
+    with pytest.raises(OSError, match="Too many open files"):
+        theirs.receive()
+    assert theirs.receive() == Message("drain")
+
+
+def test_many_may_read_one_payload_at_a_time(ends: tuple[Channel, Channel]) -> None:
+    ours, theirs = ends
+    with payload_file(b"for both") as file:
+        ours.send_with("configuration", file)
+        ours.send_with("configuration", file)
+        assert theirs.receive() == theirs.receive() == Message("configuration", b"for both")
 
 
 def test_who_reads_nothing_blocks_nobody(ends: tuple[Channel, Channel]) -> None:

@@ -19,6 +19,8 @@ ENV = {
     "lower": "small",
     "JSON": '{"key": "inner", "n": 5}',
     "DOLLAR": "a$b${C}",
+    "BYTES": os.fsdecode(b"a\xff"),
+    "HALVES": r'{"key": "\ud800"}',
 }
 
 
@@ -71,6 +73,9 @@ def test_references_are_replaced(text: str, value: str) -> None:
         ("$ENV://NONE", "NONE is not set"),
         ("$env://JSON/none", 'JSON has no key "none"'),
         ("$env://NAME/key", "must be a JSON object"),
+        ("${BYTES}", "BYTES is not text in UTF-8"),
+        ("$env://BYTES", "BYTES is not text in UTF-8"),
+        ("$env://HALVES/key", 'HALVES has no key "key"'),
         ("$secret://vault/1/x", "secret managers are not supported"),
         ("${name}", "no variable that is known here"),
         ("${NAME", "no variable that is known here"),
