@@ -24,7 +24,7 @@ from .goals import Result, goal
 
 
 def _admin(process: Process, path: str) -> Any:
-    connection = http.client.HTTPConnection("127.0.0.1", process.admin_port, timeout=5)
+    connection = http.client.HTTPConnection("127.0.0.1", process.admin_port, timeout=30)
     try:
         connection.request("GET", path)
         response = connection.getresponse()
@@ -60,7 +60,10 @@ class SlowHeadsRun:
         attack_s: float,
         opens_per_second: float,
         interval_s: float = 5.0,
+        enough: int = 0,
+        until: tuple[str, ...] = (),
     ) -> None:
+        """The attack goes on for ``attack_s``, and ``until`` it has told this: see ``Attack.wait_told``."""
         async with listening(Answering) as port:
             with gateway(port, process=process, nofile=nofile) as running:
                 clients = GoodClients(running.port, self.per_second, self.seed)
@@ -71,9 +74,17 @@ class SlowHeadsRun:
                 base = running.resident_bytes()
                 running.forget_peak()
                 with slow_heads(
-                    running.port, self.connections, per_second=opens_per_second, interval_s=interval_s
+                    running.port,
+                    self.connections,
+                    per_second=opens_per_second,
+                    interval_s=interval_s,
+                    enough=enough,
                 ) as attack:
                     await clients.run(attack_s)
+                    waiting = asyncio.ensure_future(asyncio.to_thread(attack.wait_told, *until))
+                    while not waiting.done():
+                        await clients.run(0.2)
+                    await waiting
                     self.under = clients.take()
                     self.growth = running.peak_bytes() - base
                     self.attack = await asyncio.to_thread(attack.end)

@@ -1,9 +1,10 @@
 """A slowloris in a process of its own: ``python abuse_slow_heads.py JSON``.
 
 The argument is an object with ``port``, ``connections`` (held at a time), ``interval_s`` (between two
-bytes of a head), ``per_second`` (how many are opened) and ``reopens``. Whoever is closed is opened
-again then, so that the number stays. A line on standard input, or its end, ends it; it prints one
-line of JSON when all are open for the first time, and another, with what became of them, at the end.
+bytes of a head), ``per_second`` (how many are opened), ``reopens`` and ``enough``. Whoever is closed is
+opened again then, so that the number stays. A line on standard input, or its end, ends it; it prints one
+line of JSON when all are open for the first time, one when ``enough`` have been ended, and another, with
+what became of them, at the end.
 """
 
 from __future__ import annotations
@@ -44,13 +45,21 @@ class SlowHeads:
     """The attack: sends one byte on each connection in turn, and stays until it is thrown out."""
 
     def __init__(
-        self, port: int, connections: int, *, interval_s: float, per_second: float, reopens: bool
+        self,
+        port: int,
+        connections: int,
+        *,
+        interval_s: float,
+        per_second: float,
+        reopens: bool,
+        enough: int = 0,
     ) -> None:
         self.port = port
         self.wanted = connections
         self.interval_s = interval_s
         self.per_second = per_second
         self.reopens = reopens
+        self.enough = enough  # ended ones; 0: that is not told
         self.poll = select.epoll()
         self.open: dict[int, Slow] = {}
         self.new: list[Slow] = []  # nothing sent yet
@@ -129,6 +138,8 @@ class SlowHeads:
         except OSError:
             pass
         self.lived.append(now - slow.began_at)
+        if len(self.lived) == self.enough:
+            print(json.dumps({"ended": self.enough}), flush=True)
         self.poll.unregister(fd)
         del self.open[fd]
         self.closing.append((now + STAYS_S, slow))
@@ -153,13 +164,14 @@ class Attack:
         self.popen = popen
         self.figures: dict[str, Any] = {}
 
-    def wait_open(self) -> dict[str, Any]:
-        """Wait until all are open for the first time."""
+    def wait_told(self, *what: str) -> None:
+        """Wait until ``ended`` (enough of them) and ``opened`` (all at a time) were told, or one of them."""
         assert self.popen.stdout is not None
-        line = self.popen.stdout.readline()
-        assert line, "the attacker has ended"
-        opened: dict[str, Any] = json.loads(line)
-        return opened
+        missing = set(what)
+        while missing:
+            line = self.popen.stdout.readline()
+            assert line, "the attacker has ended"
+            missing -= json.loads(line).keys()
 
     def end(self) -> dict[str, Any]:
         """End it; returns what became of its connections."""
@@ -174,10 +186,22 @@ class Attack:
 
 @contextmanager
 def slow_heads(
-    port: int, connections: int, *, interval_s: float = 5.0, per_second: float = 2000.0, reopens: bool = True
+    port: int,
+    connections: int,
+    *,
+    interval_s: float = 5.0,
+    per_second: float = 2000.0,
+    reopens: bool = True,
+    enough: int = 0,
 ) -> Iterator[Attack]:
-    """A running attack; it is gone at the end."""
+    """A running attack; it is gone at the end.
+
+    Args:
+        enough: tell when so many have been ended. The attack has its share of the machine then; without, it
+            gets what the others leave.
+    """
     options = {
+        "enough": enough,
         "port": port,
         "connections": connections,
         "interval_s": interval_s,
@@ -197,9 +221,10 @@ def slow_heads(
 def main() -> None:
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-    # An attacker has a machine of its own: here it gets what the others leave.
-    os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
     attack = SlowHeads(**json.loads(sys.argv[1]))
+    if not attack.enough:
+        # An attacker has a machine of its own: here it gets what the others leave.
+        os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
     attack.run()
     print(json.dumps(attack.figures()), flush=True)
 

@@ -16,10 +16,19 @@ def test_a_thousand_slow_heads_keep_no_good_request_out(room: int) -> None:
     run = SlowHeadsRun(2, 1000, per_second=100)
     process = f"max_connections: {room}, head_timeout: 2"
     uvloop.run(
-        run.play(process=process, nofile=6000, calm_s=1, attack_s=4, opens_per_second=1000, interval_s=1)
+        run.play(
+            process=process,
+            nofile=6000,
+            calm_s=1,
+            attack_s=4,
+            opens_per_second=1000,
+            interval_s=1,
+            enough=501,
+            until=("opened", "ended") if room > 1000 else ("ended",),
+        )
     )
     assert run.failures == []
-    assert len(run.under) == 400
+    assert len(run.under) >= 400
     assert run.attack["ended"] > 500
     assert run.attack["answered"] > 0.9 * run.attack["ended"]  # with 408, and not just cut off
     assert run.growth <= 1000 * 64 * 1024  # what the first of everything takes counts for more here
