@@ -92,7 +92,7 @@ class SlowHeads:
             sock.setblocking(False)
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             sock.setsockopt(socket.IPPROTO_IP, ADDRESS_WITHOUT_PORT, 1)
-            sock.bind((f"127.0.0.{2 + self.opened % SOURCES}", 0))
+            sock.bind((f"127.1.0.{1 + self.opened % SOURCES}", 0))  # at which nobody listens
             if (problem := sock.connect_ex(("127.0.0.1", self.port))) and problem not in IN_PROGRESS:
                 raise OSError(problem, errno.errorcode[problem])
             slow = Slow(sock, now)
