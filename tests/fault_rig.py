@@ -121,15 +121,15 @@ def admin_json(rig: Rig, path: str) -> Any:
     return json.loads(got.body)
 
 
-def limits_of(rig: Rig, node: Node) -> list[float]:
-    """Until when models of a node are limited, monotonic seconds."""
+def limits_of(rig: Rig, node: Node, at: float) -> list[float]:
+    """Until when models of a node are limited that were not free again at a time; monotonic seconds."""
     assert rig.gateway.generation is not None
     return [
         rest.until
         for built in rig.gateway.generation.upstreams.values()
         for position, other in enumerate(built.upstream.nodes)
         if other is node
-        for rest in built.upstream.models.resting(position, monotonic())
+        for rest in built.upstream.models.resting(position, at)
         if rest.is_limit
     ]
 
@@ -148,7 +148,7 @@ def check_health(rig: Rig, name: str, expected: Health, asked_at: float) -> None
     assert outcomes == ([expected.outcome] if expected.outcome else [])
     counted = {counter for counter, number in node.counters.items() if number}
     until = 0.0
-    limits = limits_of(rig, node)
+    limits = limits_of(rig, node, asked_at)
     if node.is_dead():
         standing, until = "dead", node.dead_until
     elif node.is_cooling():

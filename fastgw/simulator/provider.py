@@ -518,7 +518,7 @@ class Provider:
                 waiting.append((condition, waiter))
         self._waiters = waiting
 
-    async def wait_until(self, condition: Callable[[], object], timeout_s: float = 10.0) -> None:
+    async def wait_until(self, condition: Callable[[], object], timeout_s: float = 30.0) -> None:
         """Return as soon as ``condition`` holds; it is asked whenever something happens here.
 
         TimeoutError after ``timeout_s`` seconds, RuntimeError when the provider is closed first.

@@ -8,7 +8,7 @@ import socket
 import struct
 from collections import defaultdict
 from dataclasses import dataclass
-from time import monotonic
+from time import monotonic, sleep
 
 from .badhost import ConnectionSeen, Plan, Report, RequestSeen
 from .conversation import Ask
@@ -18,6 +18,7 @@ from .stage import PATIENT, Stage, configuration, stage
 
 LIMIT_S = 0.1  # until the node's connection is closed, for 99 of 100
 STAY_S = 0.06  # at most, after a request was sent
+PATIENCE_S = 10.0  # what is not closed after that stays
 HELD_BYTES = 65536
 _LINGER_ZERO = struct.pack("ii", 1, 0)
 
@@ -62,12 +63,12 @@ class Left:
     left: float
 
 
-async def _leave(clients: Clients, ask: Ask, scene: Scene, rng: random.Random) -> Left:
+async def _leave(clients: Clients, ask: Ask, scene: Scene, rng: random.Random, stay_s: float) -> Left:
     connection: ClientConnection = await clients.open()
     data = ask.encode()
     begun = monotonic()
     connection.transport.write(data[: round(len(data) * scene.part)])
-    await asyncio.sleep(rng.uniform(0.0, STAY_S))
+    await asyncio.sleep(rng.uniform(0.0, stay_s))
     if rng.random() < 0.5:
         sock: socket.socket = connection.transport.get_extra_info("socket")
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _LINGER_ZERO)
@@ -76,7 +77,7 @@ async def _leave(clients: Clients, ask: Ask, scene: Scene, rng: random.Random) -
     return Left(ask.id, scene, begun, left)
 
 
-async def _play(on: Stage, seed: int, number: int, count: int) -> list[Left]:
+async def _play(on: Stage, seed: int, number: int, count: int, stay_s: float) -> list[Left]:
     """One client after the other leaves in one scene."""
     scene = SCENES[number]
     clients = Clients(on.address)
@@ -86,7 +87,7 @@ async def _play(on: Stage, seed: int, number: int, count: int) -> list[Left]:
         stream = rng.random() < 0.5 if scene.stream is None else scene.stream
         id = f"x{seed}-{number}-{nth}"
         ask = Ask(id, stream, scene.size, f"gpt-{id}", f"/scene{number}/v1/chat/completions")
-        gone.append(await _leave(clients, ask, scene, rng))
+        gone.append(await _leave(clients, ask, scene, rng, stay_s))
         if scene.phase == "connecting":
             # No id reaches the host: its connection is told by the time.
             await asyncio.sleep(0.1)
@@ -130,8 +131,13 @@ class Traces:
         )
 
 
-def leaving(seed: int, count: int, limit_s: float = LIMIT_S) -> Result:
-    """X14 with so many clients."""
+def leaving(seed: int, count: int, limit_s: float = LIMIT_S, stay_s: float = STAY_S) -> Result:
+    """X14 with so many clients.
+
+    Args:
+        limit_s: until the node's connection is closed, for 99 of 100.
+        stay_s: at most, after a request was sent: time enough for some to come into their scene's phase.
+    """
     routes = [(f"/scene{number}", hosts) for number, hosts in enumerate(HOSTS)]
     config = configuration(routes, process=f"hold_body_bytes: {HELD_BYTES}", deadlines=PATIENT)
     plans = [
@@ -143,23 +149,32 @@ def leaving(seed: int, count: int, limit_s: float = LIMIT_S) -> Result:
     async def play(on: Stage) -> list[Left]:
         async with asyncio.TaskGroup() as group:
             tasks = [
-                group.create_task(_play(on, seed, number, count // len(SCENES)))
+                group.create_task(_play(on, seed, number, count // len(SCENES), stay_s))
                 for number in range(len(SCENES))
             ]
-        await asyncio.sleep(1.0)  # what is not closed by now stays
         return [one for task in tasks for one in task.result()]
 
     with stage(len(plans), seed, config) as on:
         on.hosts.follow(plans, monotonic())
         gone = asyncio.run(play(on))
+        begin = monotonic()
+        while True:
+            traces = Traces(on.report())
+            still_open = [
+                f"{one}: {link}" for one in gone for link in traces.of(one) if link.ended_by != "gateway"
+            ]
+            busy = sum(
+                counts["exchanges"]
+                + counts["node_connections"]["busy"]
+                + counts["node_connections"]["dialling"]
+                for counts in on.workers.counts().values()
+            )
+            if not (still_open or busy) or monotonic() - begin > PATIENCE_S:
+                break
+            sleep(0.1)
         attempts = "fastgw_upstream_requests_total"
         harmless = ("succeeded", "ignored", "unknown_model")
         blamed = on.metric(attempts) - sum(on.metric(attempts, f'outcome="{name}"') for name in harmless)
-        busy = sum(
-            counts["exchanges"] + counts["node_connections"]["busy"] + counts["node_connections"]["dialling"]
-            for counts in on.workers.counts().values()
-        )
-        traces = Traces(on.report())
         errors = on.errors
     closed_after: dict[str, list[float]] = {
         scene.phase: [
@@ -172,7 +187,6 @@ def leaving(seed: int, count: int, limit_s: float = LIMIT_S) -> Result:
         for scene in SCENES
     }
     times = [time for of in closed_after.values() for time in of]
-    still_open = [f"{one}: {link}" for one in gone for link in traces.of(one) if link.ended_by != "gateway"]
     p99_ms = percentile(times, 0.99) * 1000
     measured: dict[str, Figure] = {
         "clients": len(gone),

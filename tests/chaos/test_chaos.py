@@ -21,7 +21,7 @@ from chaos.oracle import judge as judge_all
 from chaos.stage import Line, configuration, stage
 from chaos.stale import stale_reuse
 
-pytestmark = pytest.mark.timeout(120)
+pytestmark = pytest.mark.timeout(600)  # a hang guard: alone on two cores each takes some ten seconds
 
 
 def check(result: Result) -> None:
@@ -43,11 +43,11 @@ def test_every_stream_that_breaks_says_so() -> None:
 
 
 def test_no_request_fails_in_the_moment_in_which_its_connection_is_closed() -> None:
-    check(stale_reuse(seed=1, count=800))
+    check(stale_reuse(seed=1, count=800, most_rounds=5))
 
 
 def test_whoever_leaves_takes_the_nodes_connection_along() -> None:
-    check(leaving(seed=1, count=300, limit_s=2.0))
+    check(leaving(seed=1, count=300, limit_s=30.0, stay_s=0.5))
 
 
 def test_every_goal_has_a_text_and_an_id_of_its_own() -> None:

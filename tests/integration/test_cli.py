@@ -327,7 +327,7 @@ class Stream:
 def test_sigterm_lets_a_stream_finish_and_takes_no_new_connection(fastgw: Run) -> None:
     process = fastgw(*FREE)
     address = base_of(process)
-    stream = Stream(address, tokens=25, delay_ms=20)
+    stream = Stream(address, tokens=250, delay_ms=20)  # 5 s: it must outlast the signal
     process.send(signal.SIGTERM)
     process.saw("draining: requests in flight: 1")
     with pytest.raises(ConnectionError):

@@ -33,6 +33,7 @@ from wire_ends import Client, Peer, ScriptedNode, config_for, node, refusing, se
 from fastgw.wire.resolver import Resolver
 
 NAME = "primary.test"
+RESOLVER_S = 3.0  # a name service that answers needs a thread, which a busy machine may keep waiting
 both_ways = pytest.mark.parametrize("stream", [False, True], ids=["plain", "streamed"])
 Answer = list[str] | OSError
 
@@ -82,7 +83,7 @@ def names(monkeypatch: pytest.MonkeyPatch) -> Iterator[NameService]:
     """The name service of every gateway of the test; names are asked again all the time."""
     service = NameService()
     monkeypatch.setattr(
-        "fastgw.gateway.Resolver", partial(Resolver, query=service, refresh_s=0.05, timeout_s=0.3)
+        "fastgw.gateway.Resolver", partial(Resolver, query=service, refresh_s=0.05, timeout_s=RESOLVER_S)
     )
     yield service
     service.goes_on.set()
@@ -198,7 +199,7 @@ def test_u04_a_name_that_was_never_known_costs_the_resolvers_limit(
     names.goes_on.clear()
     with running(ca_dir, named(443, backup)) as rig:
         took_s = check(rig, stream, 443, backup, OUT_AT_ONCE)
-        assert took_s < 20  # the deadline; the resolver's limit is 0.3 s
+        assert took_s < 20  # the deadline, which is much later than the resolver's limit
 
 
 @both_ways

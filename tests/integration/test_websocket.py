@@ -315,7 +315,7 @@ def test_a_provider_that_takes_nothing_is_not_waited_for_when_the_client_has_lef
                 assert client.ask(get("/ws", *HANDSHAKE, KEY)).status == 101
                 client.sock.settimeout(0.2)
                 with pytest.raises(TimeoutError):
-                    client.send(b"u" * 30_000_000)
+                    client.send(b"u" * 64_000_000)
             wait_until(lambda: rig.counts()["exchanges"] == 0, "the tunnel is closed")
             assert rig.counts()["node_connections"]["busy"] == 0
             may_end.set()
