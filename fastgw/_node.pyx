@@ -299,8 +299,12 @@ cdef class Node:
 
     @property
     def max_in_flight(self):
-        """0 = no limit."""
+        """0 = no limit. Of the record, like the health: it holds for all nodes that share it."""
         return load_i32(&self.c.max_in_flight)
+
+    @max_in_flight.setter
+    def max_in_flight(self, limit):
+        store_i32(&self.c.max_in_flight, _within("max_in_flight", limit, 0, 2**31 - 1))
 
     @property
     def picks(self):

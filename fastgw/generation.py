@@ -186,6 +186,10 @@ class Builder:
         count = sum(len(built.pools) for built in generation.upstreams.values())
         if count > MAX_NODES:
             raise ConfigError(f"{count} nodes in all upstreams: there is room for {MAX_NODES}")
+        # Records may be in use: what changes in them does so when the whole of a generation was built.
+        for built in generation.upstreams.values():
+            for node, said in zip(built.upstream.nodes, built.config.nodes, strict=True):
+                node.max_in_flight = said.max_in_flight
         generation.table = RouteTable(routes)
         self._contexts = self._next
         return generation
@@ -246,7 +250,7 @@ class Builder:
                 config.weight,
                 config.priority,
                 name=name,
-                max_in_flight=config.max_in_flight,
+                max_in_flight=config.max_in_flight if known is None else known.max_in_flight,
                 table=self.table,
                 key=record,
             )

@@ -8,7 +8,10 @@ from pathlib import Path
 import pytest
 import trustme
 
+from fastgw._core import NodeTable
 from fastgw.config import loads
+from fastgw.config.model import Config
+from fastgw.errors import ConfigError
 from fastgw.generation import Builder, Generation
 from fastgw.proxy.plan import NodeLink, RoutePlan
 from fastgw.shared_state import SharedState
@@ -105,3 +108,24 @@ def test_what_an_old_generation_trusted_goes_with_it(tmp_path: Path) -> None:
     gc.collect()
     trusted = [item.ca_file for item in gc.get_objects() if isinstance(item, TlsContext)]
     assert sorted(file for file in trusted if str(tmp_path) in str(file)) == [str(files[-1])]
+
+
+def limited(limit: int, weight: int = 1, *others: str) -> Config:
+    nodes = [f"{{host: a, port: 80, weight: {weight}, max_in_flight: {limit}}}"]
+    nodes += [f"{{host: {host}, port: 80, weight: 1}}" for host in others]
+    upstream = f"{{nodes: [{', '.join(nodes)}]}}"
+    return loads(f"services: [{{name: s, routes: [{{name: r, uris: [/a]}}], upstream: {upstream}}}]")
+
+
+@pytest.mark.parametrize("weight", [1, 2])
+def test_only_a_whole_generation_changes_a_limit(weight: int) -> None:
+    """A node's record is shared by its generations, and the old one is still in use."""
+    builder = Builder(Resolver(), NodeTable(1))
+    old = builder.build(limited(5), None, number=1)
+    (node,) = old.nodes.values()
+    with pytest.raises(ConfigError):
+        builder.build(limited(1, weight, "b"), old, number=2)  # there is no room for b
+    assert node.max_in_flight == 5
+    new = builder.build(limited(1, weight), old, number=2)
+    (other,) = new.nodes.values()
+    assert (node.max_in_flight, other.max_in_flight, other.weight) == (1, 1, weight)
