@@ -172,7 +172,7 @@ class Rig(Providers):
         return socket.create_connection(("127.0.0.1", self.port), timeout=20)
 
 
-def wait_until(condition: Callable[[], bool], what: str, limit_s: float = 60.0) -> float:
+def wait_until(condition: Callable[[], bool], what: str, limit_s: float = 100.0) -> float:
     """Look again and again until a condition holds; the limit is only a hang guard.
 
     Returns how long it took, seconds.
