@@ -107,6 +107,7 @@ cdef class Answering(ExchangeEvents):
     cdef bint _resume(self, str code, double now) except -1
     @cython.locals(node=NodeConnection)
     cdef _end_attempt_by(self, str code, double now)
+    cdef _end_attempt_by_event(self, double now)
     @cython.locals(relay=Relay, event=bytes)
     cdef _end_broken(self, str code)
     cpdef bint takes_switch(self, head) except -1

@@ -358,12 +358,18 @@ class Answering(ExchangeEvents):
             node.abort()
         if self.attempt is not None:
             kind = NODES_FAULT.get(code)
-            if kind is not None:
+            if code == "stream_error":
+                self._end_attempt_by_event(now)
+            elif kind is not None:
                 self.attempt.failed(kind, now)
             else:
                 self.attempt.ignored(now)
             self.attempt = None
         self._record(code, now)
+
+    def _end_attempt_by_event(self, now: float) -> None:
+        """The attempt ends by what the provider's error event says."""
+        raise NotImplementedError
 
     def _end_broken(self, code: str) -> None:
         """Nobody goes on with the answer: end it so that nobody takes it for whole."""

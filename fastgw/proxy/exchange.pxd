@@ -71,8 +71,11 @@ cdef class Exchange(Choosing):
     cdef bint _is_callers_key(self, outcome) except -1
     @cython.locals(node=NodeConnection)
     cdef _node_done(self, bint complete)
-    @cython.locals(attempt=Attempt)
     cdef _refused_by(self, outcome, bytes body, double now)
+    @cython.locals(attempt=Attempt)
+    cdef _end_attempt_refused(self, outcome, bytes body, double now)
+    @cython.locals(relay=Relay, data=bytes)
+    cdef _end_attempt_by_event(self, double now)
     cdef _connect_anew(self, double now)
     @cython.locals(attempt=Attempt)
     cdef _failed(self, error, double now)
@@ -93,6 +96,7 @@ cdef class Exchange(Choosing):
     cdef _watch_stream(self)
     @cython.locals(relay=Relay, out=bytes)
     cdef bint _resume(self, str code, double now) except -1
+    cdef bint _is_callers_error(self, Relay relay) except -1
     @cython.locals(link=NodeLink, node=NodeConnection)
     cdef _ask_whole_question(self, double now)
     @cython.locals(node=NodeConnection, content=bytes, status=int)

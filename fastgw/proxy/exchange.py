@@ -566,8 +566,6 @@ class Exchange(Choosing):
 
     def _refused_by(self, outcome: Outcome, body: bytes, now: float) -> None:
         """The node said no (by status, or inside a 200): count it, and move on if that helps."""
-        attempt = self.attempt
-        assert attempt is not None
         verdict = outcome.verdict
         fallback = self.plan.fallback
         if self.refusal is None or self.refusal[3] is not outcome:
@@ -576,6 +574,23 @@ class Exchange(Choosing):
             if verdict == Verdict.BUSY:
                 status = 503 if outcome.overload else 429
             self.refusal = (status, answers.JSON, self._masked(body), outcome)
+        self._end_attempt_refused(outcome, body, now)
+        self.failure = None
+        self._record(outcome.reason, now)
+        is_final = verdict == Verdict.CALLER or (
+            verdict == Verdict.REFUSED and not self._leave_out_this_model()
+        )
+        if is_final and not (fallback is not None and fallback.lists(self.refusal[0])):
+            self._give_up(now)
+            return
+        self._move_on(Retryable.ALWAYS if outcome.certain else Retryable.UNCERTAIN, now)
+
+    def _end_attempt_refused(self, outcome: Outcome, body: bytes, now: float) -> None:
+        """What the node said is about the node, its key, a model of it, or nothing but the request."""
+        attempt = self.attempt
+        assert attempt is not None
+        verdict = outcome.verdict
+        fallback = self.plan.fallback
         model = self._model_sent()
         if fallback is not None and fallback.by_status_alone:
             attempt.failed(int(FailureKind.HTTP), now)
@@ -609,15 +624,12 @@ class Exchange(Choosing):
                 attempt.ignored(now)
         else:
             attempt.ignored(now)
-        self.failure = None
-        self._record(outcome.reason, now)
-        is_final = verdict == Verdict.CALLER or (
-            verdict == Verdict.REFUSED and not self._leave_out_this_model()
-        )
-        if is_final and not (fallback is not None and fallback.lists(self.refusal[0])):
-            self._give_up(now)
-            return
-        self._move_on(Retryable.ALWAYS if outcome.certain else Retryable.UNCERTAIN, now)
+
+    def _end_attempt_by_event(self, now: float) -> None:
+        relay = self.relay
+        assert relay is not None and relay.scanner is not None
+        data = relay.scanner.error_data or b""
+        self._end_attempt_refused(classify_error_event(data), data, now)
 
     # --- Failures -----------------------------------------------------------------------------
 
@@ -792,6 +804,8 @@ class Exchange(Choosing):
         transcript = relay.filter.transcript
         if self.body.data is None or not transcript.can_resume():
             return False
+        if code == "stream_error" and self._is_callers_error(relay):
+            return False
         self._end_attempt_by(code, now)
         if transcript.finish_reason is not None or transcript.is_done:
             # All of it was said; only the stream's own end was missing, or the body's.
@@ -809,6 +823,12 @@ class Exchange(Choosing):
         self._exclude(self.link.position)  # type: ignore[union-attr]
         self._move_on(Retryable.ALWAYS, now)
         return True
+
+    def _is_callers_error(self, relay: Relay) -> bool:
+        """Does the error event speak of the request alone? Then no other node is asked behind its back."""
+        assert relay.scanner is not None
+        verdict = classify_error_event(relay.scanner.error_data or b"").verdict
+        return verdict == Verdict.CALLER or verdict == Verdict.REFUSED
 
     def _ask_whole_question(self, now: float) -> None:
         """The node takes no prefix after all: it is asked again, as any other node would be."""

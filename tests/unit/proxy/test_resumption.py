@@ -153,3 +153,15 @@ def test_a_request_that_cannot_be_continued_by_prefix_is_asked_again(make: Make)
     said, is_whole = dechunked(bench.answer().rest)
     assert (text_of(said), is_whole) == ("Hello", True)
     bench.check_end()
+
+
+@pytest.mark.parametrize("code", ["content_policy_violation", "context_length_exceeded"])
+def test_no_other_node_is_asked_behind_the_back_of_a_filter(make: Make, code: str) -> None:
+    bench = make()
+    bench.ask(STREAM_BODY)
+    bench.connect().say(
+        STREAM_HEAD, chunk(content("He")), chunk(ERROR.replace(b"server_error", code.encode()))
+    )
+    said, is_whole = dechunked(bench.answer().rest)
+    assert code.encode() in said and not is_whole and not bench.pools[1].tickets
+    bench.check_end()
