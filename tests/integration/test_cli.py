@@ -494,7 +494,7 @@ def test_a_standard_error_that_takes_nothing_more_holds_up_nothing(
                 fill(writing)
                 full = waiting_in(reading)
                 os.read(reading, select.PIPE_BUF)  # there is room for the beginning of a long line
-                file.write_text("services:\n" + "  - {nmae: x}\n" * 150)
+                file.write_text("services:\n" + "  - {x: 1}\n" * 150)
                 process.send_signal(signal.SIGHUP)
                 wait_until(lambda: waiting_in(reading) == full, "the mistakes in the file are being told")
                 if workers > 1:
