@@ -289,7 +289,10 @@ _PROBE_DEFAULTS = Thresholds(successes=2, http_failures=5, tcp_failures=2, timeo
 
 def _nodes_of(config: Mapping[str, Any]) -> list[Node]:
     nodes = config.get("nodes")
-    port = _DEFAULT_PORTS.get(config.get("scheme", "http"), 80)
+    scheme = config.get("scheme", "http")
+    if not isinstance(scheme, str):
+        raise ConfigError(f"upstream.scheme: a text is needed, not {scheme!r}")
+    port = _DEFAULT_PORTS.get(scheme, 80)
     if isinstance(nodes, Mapping):
         return [
             _node_of(

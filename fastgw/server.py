@@ -13,6 +13,7 @@ import ssl
 import stat
 import sys
 from collections.abc import Awaitable, Callable, Iterable
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from time import monotonic
@@ -191,13 +192,27 @@ def _open(
     return sock
 
 
-def remove_path(address: Address) -> None:
-    """Remove the name of a socket that nobody listens at any more; TCP has none."""
-    if address.path:
+class SocketName:
+    """The name in the file system of a socket that was just bound; TCP has none."""
+
+    def __init__(self, address: Address) -> None:
+        self._path = address.path
+        self._identity = self._look()
+
+    def remove(self) -> None:
+        """Nobody listens there any more. A name that another has taken meanwhile is left alone."""
+        if self._identity is not None and self._look() == self._identity:
+            with suppress(OSError):  # it stays; who listens there next finds nobody behind it
+                os.unlink(self._path)
+
+    def _look(self) -> tuple[int, int, int] | None:
+        if not self._path:
+            return None
         try:
-            os.unlink(address.path)
-        except FileNotFoundError:
-            pass
+            status = os.lstat(self._path)
+        except OSError:
+            return None
+        return status.st_dev, status.st_ino, status.st_mtime_ns  # a number may be used again
 
 
 def _remove_stale_socket(path: str) -> None:
@@ -302,7 +317,7 @@ class _Listening:
     listener: Listener
     address: Address
     outlasts_drain: bool
-    is_inherited: bool  # others listen at the same place, and go on
+    name: SocketName | None  # None: others listen at the same place, and go on
     server: asyncio.Server | None = None  # None: paused
     resuming: asyncio.Task[None] | None = None
     is_closed: bool = False
@@ -360,8 +375,8 @@ class _Listening:
         self.pause()
         self.sock.close()
         self.listener.drain()
-        if not self.is_inherited:
-            remove_path(self.address)
+        if self.name is not None:
+            self.name.remove()
 
 
 class Server:
@@ -398,9 +413,10 @@ class Server:
             ListenFailed: with the address and the reason.
         """
         sock = self._take_inherited(address)
-        is_inherited = sock is not None
+        name = None
         if sock is None:
             sock = open_socket(address)
+            name = SocketName(address)
         loop = asyncio.get_running_loop()
         options: dict[str, Any] = {}
         if certificate is not None:
@@ -427,7 +443,7 @@ class Server:
 
         if not is_unix and address.fd < 0:
             address = Address(host=address.host, port=sock.getsockname()[1])
-        listening = _Listening(sock, accept_on, listener, address, outlasts_drain, is_inherited)
+        listening = _Listening(sock, accept_on, listener, address, outlasts_drain, name)
         try:
             await listening.accept(sock.dup())
         except BaseException:

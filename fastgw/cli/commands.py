@@ -7,7 +7,7 @@ import click
 
 from fastgw._version import __version__
 from fastgw.cli import held_signals, options
-from fastgw.cli.options import admin_address, canonical_address, option, parsed
+from fastgw.cli.options import Seconds, admin_address, canonical_address, option, parsed
 
 
 class RunByDefault(click.Group):
@@ -52,7 +52,7 @@ def main() -> None:
     help="Worker processes, 1 to 64, that share one view of the nodes' health. [default: 1]",
 )  # fmt: skip
 @option(
-    "--worker-timeout", type=click.FloatRange(min=0.5), metavar="SECONDS", hidden=True,
+    "--worker-timeout", type=Seconds(min=0.5), metavar="SECONDS", hidden=True,
     help="A worker that stands still for so long is replaced. [default: 10]",
 )  # fmt: skip
 @options.profile
@@ -60,7 +60,7 @@ def main() -> None:
 @options.log_format
 @option("--access-log", metavar="-|FILE|off", help="One line per request. [default: -, standard output]")
 @option(
-    "--drain", type=click.FloatRange(min=0, max=86400), metavar="SECONDS",
+    "--drain", type=Seconds(min=0, max=86400), metavar="SECONDS",
     help="How long requests may take to finish when the gateway is told to end. [default: 30]",
 )  # fmt: skip
 @options.connect_to

@@ -40,7 +40,7 @@ from fastgw.config.model import Config
 from fastgw.errors import FastgwError
 from fastgw.gateway import Settings, try_to_build
 from fastgw.secret import packed, secrets_in
-from fastgw.server import Address, ListenFailed, hold_port, open_sockets, remove_path
+from fastgw.server import Address, ListenFailed, SocketName, hold_port, open_sockets
 from fastgw.shared_state import SharedState, Undertaker
 from fastgw.supervisor import DRAIN, READY, STOP, Channel, Message, Role, Supervisor
 
@@ -75,6 +75,7 @@ class _Listening:
     def __init__(self, asked: Address, workers: int) -> None:
         self.asked = asked
         self.sockets = open_sockets(asked, workers)
+        self.name = SocketName(asked)
 
     def __str__(self) -> str:
         """Where it really is."""
@@ -150,7 +151,7 @@ class _Crew:
             return self._supervisor.run(*stages)
         finally:
             if self._admin is not None:
-                remove_path(self._admin.asked)
+                self._admin.name.remove()
 
     def _try_to_build(self, config: Config) -> None:
         if not self._source.is_simulated:  # then it is ours, and its authority is not made yet
@@ -283,4 +284,4 @@ class _Crew:
         """The last holder of a socket ends it: from now on those are the workers."""
         self._close_sockets()
         for listening in self._listening:
-            remove_path(listening.asked)
+            listening.name.remove()

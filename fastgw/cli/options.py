@@ -5,6 +5,7 @@ default. So no option has a default of its own here: None (or an empty tuple) me
 ``overrides.py`` fills in what the file does not say either.
 """
 
+import math
 from collections.abc import Callable
 from enum import IntEnum
 from typing import Any, TypeVar
@@ -74,6 +75,16 @@ def connection(text: str) -> tuple[str, int, str, int]:
     from fastgw.config.addresses import parse_connect_to
 
     return parse_connect_to(text)
+
+
+class Seconds(click.FloatRange):
+    """A number in a range, which ``nan`` passes for what click asks."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        number = super().convert(value, param, ctx)
+        if math.isnan(number):
+            self.fail(f"{value!r} is not a number.", param, ctx)
+        return number
 
 
 # --- Flags that several commands have ---------------------------------------------------------

@@ -494,7 +494,7 @@ def test_a_standard_error_that_takes_nothing_more_holds_up_nothing(
                 fill(writing)
                 full = waiting_in(reading)
                 os.read(reading, select.PIPE_BUF)  # there is room for the beginning of a long line
-                file.write_text("services:\n" + "  - {nmae: x}\n" * 150)
+                file.write_text("services:\n" + "  - {x: 1}\n" * 150)
                 process.send_signal(signal.SIGHUP)
                 wait_until(lambda: waiting_in(reading) == full, "the mistakes in the file are being told")
                 if workers > 1:
@@ -586,3 +586,23 @@ def test_who_asks_for_many_reloads_at_once_gets_one(fastgw: Run, told: Path, wor
     assert ask(base, "/healthz", "GET")[0] == 200
     process.send(signal.SIGTERM)
     assert process.ended() == 0
+
+
+@pytest.mark.parametrize("workers", ["1", "2"])
+def test_who_ends_leaves_the_socket_that_another_has_put_in_its_place(
+    fastgw: Run, tmp_path: Path, workers: str
+) -> None:
+    (tmp_path / "gateway.yaml").write_text(GOOD)
+    place = tmp_path / "gateway"
+    flags = ("--listen", f"unix:{place}", "--admin", "off", "--workers", workers)
+    old = fastgw(*flags)
+    old.saw("  config   gateway.yaml\n")
+    place.unlink()
+    new = fastgw(*flags)
+    new.saw("  config   gateway.yaml\n")
+    old.send(signal.SIGTERM)
+    assert old.ended() == 0
+    assert is_alive_at(place)
+    new.send(signal.SIGTERM)
+    assert new.ended() == 0
+    assert not place.exists()

@@ -365,6 +365,7 @@ def test_nodes_may_be_a_map_of_addresses(address: str, scheme: str, expected: tu
         ({"nodes": {"a": 1}, "retries": -1}, "upstream.retries"),
         ({"nodes": {"a": 1}, "retry_timeout": "1"}, "upstream.retry_timeout"),
         ({"nodes": {"a": 1}, "type": "chash"}, "upstream.type"),
+        ({"nodes": {"a": 1}, "scheme": []}, "upstream.scheme"),
         ({"nodes": {"a": 1}, "nodez": 1}, "nodez"),
         ({"nodes": {"a": 1}, "checks": []}, "upstream.checks"),
         ({"nodes": {"a": 1}, "checks": {"active": 1}}, "upstream.checks.active"),

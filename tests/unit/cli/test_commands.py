@@ -113,6 +113,8 @@ def test_a_variable_stands_for_a_flag_and_the_flag_wins(seen: list[Any]) -> None
         (("--listen", "fd:x"), "expected fd:NUMBER"),
         (("--connect-to", "a:1:b"), "expected HOST:PORT:HOST2:PORT2"),
         (("--drain", "-1"), "not in the range"),
+        (("--drain", "nan"), "'nan' is not a number"),
+        (("--worker-timeout", "nan"), "'nan' is not a number"),
         (("--ca-file", "/no/such/file.pem"), "does not exist"),
         (("--workers", "65"), "not in the range"),
         (("--admin-token", "secret"), "No such option"),
