@@ -171,7 +171,7 @@ def test_u20_interim_heads_extend_no_deadline(ca_dir: Path, stream: bool) -> Non
         peer.request()
         while True:
             peer.send(b"HTTP/1.1 102 Processing\r\n\r\n")
-            sleep(0.05)
+            sleep(BRIEF_S / 10)  # fewer than are too many
 
     brief = f"{{head: {BRIEF_S}, head_stream: {BRIEF_S}}}"
     with pair(ca_dir, script, deadlines=brief) as nodes:
