@@ -22,13 +22,14 @@ cdef class Exchange(Choosing):
         link=NodeLink,
         upstream=Upstream,
         attempt=Attempt,
-        node=NodeConnection,
         adapter=Adapter,
         rendering=Rendering,
         retry_timeout=double,
         is_last=bint,
     )
     cdef _attempt_next(self, double now)
+    @cython.locals(node=NodeConnection)
+    cdef _reach(self, NodeLink link, double now)
     @cython.locals(timeout=double)
     cdef _connect(self, double now)
     @cython.locals(
@@ -97,7 +98,7 @@ cdef class Exchange(Choosing):
     @cython.locals(relay=Relay, out=bytes)
     cdef bint _resume(self, str code, double now) except -1
     cdef bint _is_callers_error(self, Relay relay) except -1
-    @cython.locals(link=NodeLink, node=NodeConnection)
+    @cython.locals(link=NodeLink)
     cdef _ask_whole_question(self, double now)
     @cython.locals(node=NodeConnection, content=bytes, status=int)
     cdef _relay_first(self, bytes data, bint complete, double now)

@@ -53,6 +53,7 @@ from ..wire.node_connection import NodeConnection
 from . import answers
 from .answering import NODES_FAULT, Phase
 from .choosing import Choosing
+from .plan import NodeLink
 from .relay import Relay, client_framing, is_opaque, stream_framing
 from .resumption import Resumption, can_be_resumed
 
@@ -200,7 +201,12 @@ class Exchange(Choosing):
         self.sent_at = self.asked_at = now
         is_last = self.attempts >= plan.max_attempts
         self.share_deadline = attempt_deadline(now, self.total_deadline, is_last)
-        node = link.pool.take(now)
+        self._reach(link, now)
+
+    def _reach(self, link: NodeLink, now: float) -> None:
+        """Send on an idle connection, or make one."""
+        # What goes through once is lost if an idle one turns out to have been closed just then.
+        node = link.pool.take(now) if not self.is_streaming_body else None
         if node is not None:
             self._send(node, now)
         else:
@@ -839,11 +845,7 @@ class Exchange(Choosing):
         self._record("prefix_refused", now)
         self.attempts += 1
         self.is_fresh_retry = False
-        node = link.pool.take(now)
-        if node is not None:
-            self._send(node, now)
-        else:
-            self._connect(now)
+        self._reach(link, now)
 
     def _relay_first(self, data: bytes, complete: bool, now: float) -> None:
         """A plain answer commits with its head: nothing in it is looked at."""

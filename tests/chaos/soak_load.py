@@ -214,7 +214,7 @@ class Measured:
 async def reload_and_load(
     process: Process, admin: httpx.Client, config: Path, load: Load, times: int
 ) -> None:
-    """Change the configuration so often, to and fro, each time as soon as the last change is in force."""
+    """Change the configuration so often, there and back, each time as soon as the last change is in force."""
 
     def reload(done: int) -> None:
         wanted = admin.get("/debug/counts").json()["reloads"] + 1

@@ -1,13 +1,16 @@
-"""What the supervisor decides, with the clock as a number; and its messages. No process is forked."""
+"""What the supervisor decides, with the clock as a number; its messages; and a crowd of signals."""
 
 import os
 import resource
 import signal
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
+import crowd_of_signals
 import pytest
+from python_process import python_process
 
-from fastgw.supervisor import Backoff, Channel, HangWatch, Message, Supervisor, ending, payload_file
+from fastgw.supervisor import Backoff, Channel, HangWatch, Message, ending, payload_file
 
 # --- How long a place stays empty -------------------------------------------------------------
 
@@ -178,26 +181,8 @@ def test_an_ending_is_said_in_words(status: int, words: str) -> None:
 # --- Signals ----------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("is_ended_at_once", [True, False])
-def test_in_a_crowd_of_signals_none_is_lost_and_a_reload_is_one(is_ended_at_once: bool) -> None:
-    reloads: list[int] = []
-
-    def reload() -> None:
-        reloads.append(1)
-        assert len(reloads) <= 2
-        if len(reloads) == 1:
-            for _ in range(5000):
-                os.kill(os.getpid(), signal.SIGHUP)
-        if is_ended_at_once or len(reloads) == 2:
-            os.kill(os.getpid(), signal.SIGTERM)
-
-    endings: list[int] = []
-    supervisor = Supervisor(
-        on_started=lambda: os.kill(os.getpid(), signal.SIGHUP),
-        on_hangup=reload,
-        on_ending=lambda: endings.append(1),
-        hang_limit_s=10.0,
-    )
-    assert supervisor.run() == 0
-    assert len(reloads) == (1 if is_ended_at_once else 2)
-    assert len(endings) == 1
+@pytest.mark.parametrize(("is_ended_at_once", "reloads"), [(True, 1), (False, 2)])
+def test_in_a_crowd_of_signals_none_is_lost_and_a_reload_is_one(is_ended_at_once: bool, reloads: int) -> None:
+    program = str(Path(crowd_of_signals.__file__))
+    with python_process(program, options={"is_ended_at_once": is_ended_at_once}) as (_, found):
+        assert found == {"reloads": reloads, "endings": 1, "code": 0}

@@ -54,6 +54,18 @@ def test_an_upload_stays_with_a_node_that_others_have_found_out(make: Make) -> N
     bench.check_end()
 
 
+def test_an_upload_goes_out_on_a_connection_of_its_own(make: Make) -> None:
+    """An idle one may have been closed at this moment: then the upload would be lost."""
+    bench = make()
+    bench.warm()
+    assert len(bench.pools[0].idle) == 1
+    node = begun(bench, 2000)
+    more(bench, 2000 - HELD - 1)
+    node.say(json_response(COMPLETION))
+    assert bench.answer().status == 200
+    bench.check_end()
+
+
 def test_an_upload_of_which_nothing_has_come_yet_moves(make: Make) -> None:
     bench = make()
     bench.exchanges.held_bytes = LIMITS["hold_total_bytes"] + 1  # of other requests: nothing more is held
