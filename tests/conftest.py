@@ -5,6 +5,7 @@ import gc
 import logging
 import os
 import shutil
+import signal
 from collections.abc import Callable, Coroutine, Generator
 from typing import Any, Protocol, TypeVar
 
@@ -108,6 +109,15 @@ def loops_report_no_error(request: pytest.FixtureRequest) -> Generator[None]:
         logger.removeHandler(collector)
     if not request.node.get_closest_marker("loop_errors"):
         assert not collector.texts, "reported by the event loop:\n" + "\n".join(collector.texts)
+
+
+@pytest.fixture(autouse=True)
+def no_signal_is_left_blocked() -> Generator[None]:
+    """What the next test starts would inherit it, and hear nothing."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, ())
+    yield
+    after = signal.pthread_sigmask(signal.SIG_SETMASK, before)
+    assert after == before
 
 
 @pytest.fixture(params=["uvloop", "asyncio"])

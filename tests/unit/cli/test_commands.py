@@ -7,7 +7,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from fastgw.cli import check as checking
-from fastgw.cli import main, process
+from fastgw.cli import held_signals, main, process
 from fastgw.cli.options import Exit
 from fastgw.cli.overrides import Overrides
 from fastgw.config.model import Profile
@@ -28,6 +28,7 @@ def seen(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
 
     monkeypatch.setattr(process, "run", run)
     monkeypatch.setattr(checking, "run", check)
+    monkeypatch.setattr(held_signals, "hold", lambda: None)  # nobody would let them go again
     return calls
 
 
