@@ -53,7 +53,8 @@ PATIENT = CONFIG.replace(
 # The same service with another node, another key and another route; and back again.
 CHANGED = (
     PATIENT.replace("weight: 100", "weight: 90")
-    .replace("api.deepseek.com\n          port: 443", "api.deepseek.com\n          port: 8443")
+    # (An address: no name has to be asked for, whose unanswered queries would be there for a while.)
+    .replace("api.deepseek.com\n          port: 443", "127.0.0.1\n          port: 9")
     .replace("      - name: llm\n", "      - {name: more, uris: [/more/*]}\n      - name: llm\n")
 )
 
