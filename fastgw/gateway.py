@@ -175,7 +175,7 @@ class Gateway:
             self.server.stop_accepting()
             self.resolver.close()
             raise
-        self.ticker = Ticker([self._sweep], self._is_busy, on_tick=self._on_tick)
+        self.ticker = Ticker([self._sweep, self.server.sweep], self._is_busy, on_tick=self._on_tick)
         self.ticker.start()
 
     def _is_busy(self) -> bool:
@@ -187,7 +187,6 @@ class Gateway:
 
     def _sweep(self, now: float) -> bool:
         self.exchanges.sweep(now)
-        is_done = self.server.sweep(now)
         assert self.generation is not None
         for pool in self.generation.pools.values():
             pool.sweep(now)
@@ -199,7 +198,7 @@ class Gateway:
         if now >= self._memory_due:
             self._memory_due = now + MEMORY_S
             self._mind_memory(now)
-        return is_done
+        return True
 
     def _mind_memory(self, now: float) -> None:
         """Near the limit: no new requests, nothing kept that is idle; at it, fewer streams."""

@@ -21,7 +21,7 @@ from typing import Any
 
 from .errors import ConfigError, FastgwError
 from .pem import chain_problem, no_password
-from .wire.client_connection import ClientConnection, ClientState, Listener
+from .wire.client_connection import ClientConnection, Listener
 
 logger = logging.getLogger("fastgw.server")
 
@@ -235,7 +235,7 @@ class Ticker:
     """The coarse clock: calls its sweeps in a fixed rhythm while there is anything to sweep.
 
     Args:
-        sweeps: each returns False if it had more to do than it may at a time: then they are called
+        sweeps: each returns False if it had more to do than it may at a time: then that one is called
             again soon, after what else there is to do.
         is_busy: says whether anything could have a deadline; an idle process sleeps.
         on_tick: called in every tick, also when it is late and the sweeps are not.
@@ -253,6 +253,8 @@ class Ticker:
         self.interval_s = interval_s
         self.on_tick = on_tick
         self._due = 0.0
+        self._all_due = 0.0  # all sweeps are; earlier only those that had more to do
+        self._unfinished: list[Callable[[float], bool]] = []
         self._timer: asyncio.TimerHandle | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
 
@@ -279,11 +281,14 @@ class Ticker:
         if self.on_tick is not None:
             self.on_tick(now)
         if is_late:
+            self._unfinished = []
             return
-        is_done = True
-        for sweep in self.sweeps:
-            is_done &= sweep(now)
-        if not is_done:
+        sweeps = self._unfinished
+        if not sweeps or now >= self._all_due:
+            sweeps = self.sweeps
+            self._all_due = self._due
+        self._unfinished = [sweep for sweep in sweeps if not sweep(now)]
+        if self._unfinished:
             self._timer.cancel()
             self._due = now + SOON_S
             self._timer = self._loop.call_later(SOON_S, self._tick)
@@ -346,7 +351,7 @@ class _Listening:
             return
         listener = self.listener
         # (What was closed a moment ago is still among them until the loop has turned.)
-        taken = sum(connection.state != ClientState.CLOSED for connection in listener.connections)
+        taken = len(listener.connections) - listener.closed
         if taken >= listener.max_connections and taken - self._make_room(now) >= listener.max_connections:
             return
         try:

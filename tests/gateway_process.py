@@ -10,7 +10,6 @@ it at once, so that it never outlives the test.
 from __future__ import annotations
 
 import asyncio
-import gc
 import json
 import os
 import resource
@@ -27,6 +26,7 @@ from python_process import python_process
 
 from fastgw.access_log import AccessLog
 from fastgw.admin import Admin
+from fastgw.cli import garbage
 from fastgw.config import load
 from fastgw.gateway import Gateway, Settings
 from fastgw.server import Address, on_signals
@@ -109,8 +109,7 @@ async def serve(options: dict[str, Any]) -> None:
     admin = Admin(gateway)
     await admin.start(Address.parse("127.0.0.1:0"))
     assert admin.address is not None
-    gc.collect()
-    gc.freeze()  # as the command does
+    garbage.settle()  # as the command does
 
     loop = asyncio.get_running_loop()
     loop.slow_callback_duration = 60.0  # -X dev reports what took long, which says something of the machine

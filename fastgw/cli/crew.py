@@ -8,7 +8,6 @@ providers are simulated, they are in a process of their own.
 import asyncio
 import contextlib
 import functools
-import gc
 import logging
 import pickle
 import socket
@@ -16,7 +15,7 @@ from dataclasses import replace
 
 import uvloop
 
-from fastgw.cli import held_signals, logs
+from fastgw.cli import garbage, held_signals, logs
 from fastgw.cli.banner import Started
 from fastgw.cli.options import Exit
 from fastgw.cli.overrides import OFF
@@ -145,8 +144,7 @@ class _Crew:
         stages = [workers[:1], workers[1:]]
         if self._source.is_simulated:
             stages.insert(0, [self._simulator()])
-        gc.collect()
-        gc.freeze()  # a collection in a worker would copy every page of what all have alike
+        garbage.settle()  # a search in a worker would copy every page of what all have alike
         try:
             return self._supervisor.run(*stages)
         finally:

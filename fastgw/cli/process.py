@@ -7,7 +7,6 @@ import asyncio
 import contextlib
 import ctypes
 import faulthandler
-import gc
 import logging
 import os
 import pickle
@@ -24,7 +23,7 @@ import uvloop
 from fastgw._version import __version__
 from fastgw.access_log import AccessLog
 from fastgw.admin import Admin, AdminRefused
-from fastgw.cli import held_signals, logs
+from fastgw.cli import garbage, held_signals, logs
 from fastgw.cli.banner import Ink, Started, banner, process_warnings, scheme_of, url
 from fastgw.cli.exposure import refuse_exposure
 from fastgw.cli.options import Exit
@@ -246,8 +245,7 @@ class Process:
         if process.admin not in (None, OFF):
             admin = Admin(gateway, token=process.admin_token)
             admin_address = str(await admin.start(Address.parse(process.admin)))
-        gc.collect()
-        gc.freeze()  # what is there to stay need not be looked at, in every full collection, under load
+        garbage.settle()
         control = f"127.0.0.1:{simulated.control_port}" if simulated is not None else None
         return Started(tuple(map(str, gateway.addresses)), admin_address, control)
 

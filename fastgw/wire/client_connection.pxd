@@ -20,7 +20,8 @@ cdef class Listener:
     cdef public double body_stall_s
     cdef public long long min_body_rate
     cdef public double keepalive_s
-    cdef public set connections
+    cdef public list connections
+    cdef public Py_ssize_t closed
     cdef public object on_full
     cdef public Py_ssize_t max_descriptor
     cdef public bint is_draining
@@ -33,12 +34,16 @@ cdef class Listener:
     cdef public list _idle
     cdef public double _sorted_at
     cdef public list _ending
+    cdef Py_ssize_t _swept
 
     @cython.locals(room=double, wait_s=double, connection=ClientConnection)
     cpdef bint evict(self, double now, bint spares_idle=*) except -1
     cpdef bint evict_idle(self, double now) except -1
     @cython.locals(deadline=double, connection=ClientConnection, is_idle=bint)
     cdef bint _evict_idle(self, double now, double latest) except -1
+    cdef join(self, ClientConnection connection)
+    @cython.locals(last=ClientConnection)
+    cdef leave(self, ClientConnection connection)
     @cython.locals(ending=list, connection=ClientConnection)
     cpdef bint sweep(self, double now) except -1
 
@@ -73,6 +78,7 @@ cdef class ClientConnection(_Base):
     cdef public str address
     cdef public bint is_counted
     cdef public bint is_tunnel
+    cdef public Py_ssize_t place
 
     cpdef bytes become_tunnel(self)
     @cython.locals(exchange=ExchangeEvents)
@@ -93,6 +99,7 @@ cdef class ClientConnection(_Base):
     cpdef close(self)
     cpdef evict(self)
     cdef _is_asked(self)
+    cdef _enter_closed(self)
     cdef _set_closed(self)
     cpdef abort(self)
     cpdef stop_reading(self)

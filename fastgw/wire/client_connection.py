@@ -34,7 +34,9 @@ PRESSURE = 0.8  # of all connections: beyond it each new one costs one that wait
 WAIT_S = 1.0  # that it must have waited for, there; the less room is left, the less
 HEAD_WAIT_S = 0.2  # ... of one whose request is on its way, perhaps: at least
 SORT_S = 0.25  # how often idle ones are sorted by age, at most
-ENDED_AT_ONCE = 16  # in one sweep: a crowd that is closed at one time must hold nobody else up
+ENDED_AT_ONCE = 8  # in one sweep: a crowd that is closed at one time must hold nobody else up
+SWEPT_AT_ONCE = 256  # connections that a sweep looks at, and of a crowd one part in SWEPT_IN besides:
+SWEPT_IN = 4  # more of them at a time would be felt by whoever asks in that moment
 WRITE_HIGH = 64 * 1024
 WRITE_LOW = 16 * 1024
 
@@ -87,7 +89,8 @@ class Listener:
         self.body_stall_s = body_stall_s
         self.min_body_rate = min_body_rate
         self.keepalive_s = keepalive_s
-        self.connections: set[ClientConnection] = set()
+        self.connections: list[ClientConnection] = []  # each knows its place
+        self.closed = 0  # of them: their transports are about to say that they are gone
         self.on_full: Callable[[], None] | None = None  # called when no further connection has room
         self.max_descriptor = 1 << 30  # a connection with a higher number fills the listener, too
         self.is_draining = False
@@ -100,6 +103,7 @@ class Listener:
         self._idle: list[tuple[float, ClientConnection]] = []  # deadlines and who has them, oldest last
         self._sorted_at = 0.0
         self._ending: list[ClientConnection] = []  # whose deadline the sweep has found to be over
+        self._swept = 0  # up to this place
 
     def make_connection(self) -> ClientConnection:
         """The protocol factory for ``loop.create_server``."""
@@ -162,14 +166,33 @@ class Listener:
         else:
             del self._per_client[address]
 
+    def join(self, connection: ClientConnection) -> None:
+        connection.place = len(self.connections)
+        self.connections.append(connection)
+
+    def leave(self, connection: ClientConnection) -> None:
+        """The last one takes its place, so that none is looked for."""
+        if connection.place >= 0:
+            self.closed -= 1
+            last = self.connections.pop()
+            if last is not connection:
+                self.connections[connection.place] = last
+                last.place = connection.place
+            connection.place = -1
+
     def sweep(self, now: float) -> bool:
         """Close what has waited too long. Called a few times a second.
 
-        Returns False if there is more of it than is closed without a look at what else there is to do.
+        Returns False if there are more to look at, or to close, than may be without a look at what
+        else there is to do.
         """
         ending = self._ending
         if not ending:
-            for connection in list(self.connections):
+            for _ in range(SWEPT_AT_ONCE + len(self.connections) // SWEPT_IN):
+                if self._swept >= len(self.connections):
+                    break
+                connection = self.connections[self._swept]
+                self._swept += 1
                 if connection.deadline <= now:
                     ending.append(connection)
                 elif connection.reading_stopped and connection.has_left():
@@ -179,7 +202,10 @@ class Listener:
             connection = ending.pop()
             if connection.deadline <= now:
                 connection.on_deadline(now)
-        return not ending
+        if ending or self._swept < len(self.connections):
+            return False
+        self._swept = 0
+        return True
 
     def drain(self) -> None:
         """Close idle connections now and every other one after its current answer."""
@@ -226,6 +252,7 @@ class ClientConnection(_Base, asyncio.Protocol):
         self.address = ""
         self.is_counted = False  # among its client's connections
         self.is_tunnel = False
+        self.place = -1  # among its listener's connections; -1: not there
 
     def __repr__(self) -> str:
         return f"<ClientConnection {ClientState(self.state).name.lower()} requests={self.requests}>"
@@ -250,7 +277,7 @@ class ClientConnection(_Base, asyncio.Protocol):
         address = self.peer_address()  # nobody can say it once the client has gone
         self.opened_at = now
         self.deadline = now + listener.head_timeout_s
-        listener.connections.add(self)
+        listener.join(self)
         listener._unasked[self] = None
         if listener.on_full is not None and (
             len(listener.connections) >= listener.max_connections
@@ -276,9 +303,9 @@ class ClientConnection(_Base, asyncio.Protocol):
         return self.address
 
     def connection_lost(self, error: Exception | None) -> None:
-        self.state = _CLOSED
+        self._enter_closed()
         self.deadline = 1e18
-        self.listener.connections.discard(self)
+        self.listener.leave(self)
         self._is_asked()
         if self.is_counted:
             self.is_counted = False
@@ -307,16 +334,21 @@ class ClientConnection(_Base, asyncio.Protocol):
             self._set_closed()
             self.transport.close()
 
+    def _enter_closed(self) -> None:
+        if self.state != _CLOSED:
+            self.state = _CLOSED
+            self.listener.closed += self.place >= 0
+
     def _set_closed(self) -> None:
         """Nothing more is read or written; what was written has a while to be sent."""
-        self.state = _CLOSED
+        self._enter_closed()
         self.unsent = self.outlet.unsent()
         self.deadline = monotonic() + FLUSH_S
 
     def abort(self) -> None:
         """Close at once; what was not sent yet is lost."""
         if self.transport is not None:
-            self.state = _CLOSED
+            self._enter_closed()
             self.deadline = 1e18
             self.transport.abort()
 

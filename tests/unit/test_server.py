@@ -68,11 +68,33 @@ def test_ticker_comes_back_soon_where_a_sweep_had_more_to_do_than_it_may(
             ticker._tick()
             lasts.append(waits[-1])
         ticker.stop()
-        assert swept == ["first", "second"] * 3
+        assert swept == ["first", "second", "first", "first"]  # who was done is not disturbed
         return lasts
 
     *short, long = asyncio.run(main())
     assert all(wait < long / 10 for wait in short)
+
+
+def test_ticker_calls_all_in_time_though_one_never_has_done(monkeypatch: pytest.MonkeyPatch) -> None:
+    swept: list[float] = []
+
+    def has_done(now: float) -> bool:
+        swept.append(now)
+        return True
+
+    async def main() -> None:
+        ticker = server.Ticker([has_done, lambda now: False], lambda: True, interval_s=1.0)
+        clock = [100.0]
+        monkeypatch.setattr(server, "monotonic", lambda: clock[0])
+        ticker.start()
+        for clock[0] in (100.1, 100.5, 100.9, 101.0, 101.1):
+            assert ticker._timer is not None
+            ticker._timer.cancel()
+            ticker._tick()
+        ticker.stop()
+
+    asyncio.run(main())
+    assert swept == [100.0, 101.0]
 
 
 def test_ticker_is_slow_while_nothing_can_have_a_deadline(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -407,7 +407,7 @@ def test_too_many_connections_are_refused() -> None:
     assert transport.calls == ["abort"]
     assert bench.listener.refused_connections == 1
     other.connection_lost(None)
-    assert bench.listener.connections == {bench.connection}
+    assert bench.listener.connections == [bench.connection]
 
 
 def test_a_crowd_closes_what_was_idle_for_longest(clock: Clock) -> None:
@@ -466,11 +466,35 @@ def test_a_crowd_whose_time_is_over_at_once_is_ended_a_few_at_a_time(clock: Cloc
     bench = Bench(max_connections=1000)
     crowd = [bench.connect() for _ in range(39)]
     clock.now += 60.0
-    closed = []
-    for is_done in (False, False, True):
-        assert bench.listener.sweep(clock.now) is is_done
+    closed = [0]
+    is_done = False
+    while not is_done:
+        is_done = bench.listener.sweep(clock.now)
         closed.append(sum(transport.calls == ["close"] for _, transport in crowd))
-    assert 0 < closed[0] < closed[1] < closed[2] == 39
+        assert 0 < closed[-1] - closed[-2] <= module.ENDED_AT_ONCE
+    assert closed[-1] == 39
+
+
+def test_a_sweep_looks_at_a_part_of_a_crowd_and_at_all_of_it_in_turn(clock: Clock) -> None:
+    bench = Bench(max_connections=100_000)
+    size = 20 * module.SWEPT_AT_ONCE
+    crowd = [bench.connection, *(bench.connect()[0] for _ in range(size - 1))]
+    for connection in crowd[::2]:
+        connection.connection_lost(None)  # who comes after it takes its place
+    rest = crowd[1::2]
+    assert sorted(map(id, bench.listener.connections)) == sorted(map(id, rest))
+    sweeps = 1
+    while not bench.listener.sweep(clock.now):
+        sweeps += 1
+    assert 1 < sweeps <= module.SWEPT_IN
+    clock.now += 60.0
+    while not bench.listener.sweep(clock.now):
+        pass
+    assert all(connection.state == ClientState.CLOSED for connection in rest)
+    assert bench.listener.closed == len(rest)
+    for connection in rest:
+        connection.connection_lost(None)
+    assert (bench.listener.connections, bench.listener.closed) == ([], 0)
 
 
 def test_one_that_is_busy_again_is_not_taken_for_idle(clock: Clock) -> None:
@@ -560,7 +584,7 @@ def test_a_client_that_leaves_ends_its_exchange_once(data: bytes) -> None:
     assert bench.transport.calls == ["abort"]
     bench.connection.connection_lost(None)
     assert bench.exchange.events.count("gone") == 1
-    assert bench.listener.connections == set()
+    assert bench.listener.connections == []
     bench.connection.send(b"x")
     bench.connection.finish(True, bench.connection.read_at)
     bench.connection.abort()
