@@ -30,6 +30,7 @@ COMPILED = (
     "fastgw/wire/tls.py",
     "fastgw/proxy/answering.py",
     "fastgw/proxy/choosing.py",
+    "fastgw/proxy/sending.py",
     "fastgw/proxy/exchange.py",
     "fastgw/proxy/exchanges.py",
     "fastgw/proxy/held_body.py",

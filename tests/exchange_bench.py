@@ -17,6 +17,7 @@ from fastgw.errors import ClientError, NodeError
 from fastgw.llm.adapter import Adapter
 from fastgw.llm.dialect import DIALECTS, ModelMap
 from fastgw.proxy import exchange as exchange_module
+from fastgw.proxy import sending as sending_module
 from fastgw.proxy.exchange import Exchange
 from fastgw.proxy.exchanges import Exchanges
 from fastgw.proxy.plan import NodeLink, RoutePlan
@@ -125,9 +126,8 @@ class Bench:
         **plan: Any,
     ) -> None:
         self.clock = Clock()
-        patch.setattr(exchange_module, "monotonic", self.clock)
-        patch.setattr(client_module, "monotonic", self.clock)
-        patch.setattr(node_module, "monotonic", self.clock)
+        for module in (exchange_module, sending_module, client_module, node_module):
+            patch.setattr(module, "monotonic", self.clock)
         self.finished: list[Exchange] = []
         self.exchanges = Exchanges(self.finished.append, **(limits or {}))
         names = "abcdefgh"[:nodes]

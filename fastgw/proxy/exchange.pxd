@@ -5,15 +5,15 @@ from ..balancing.retry cimport computes_answer, endpoint_of
 from ..balancing.upstream cimport Attempt, Upstream
 from ..llm.adapter cimport Adapter, Rendering
 from ..llm.body cimport BodyFacts, answer_problem, scan
-from ..wire.head cimport ResponseHead, chunk_of
+from ..wire.head cimport ResponseHead
 from ..wire.node_connection cimport NodeConnection
-from .choosing cimport Choosing
 from .plan cimport NodeLink, RoutePlan
 from .relay cimport Relay, client_framing, is_opaque, stream_framing
+from .sending cimport Sending
 
 
 @cython.no_gc  # as its base
-cdef class Exchange(Choosing):
+cdef class Exchange(Sending):
     cdef _refuse_body(self)
     @cython.locals(plan=RoutePlan, facts=BodyFacts, body=bytes)
     cdef _begin(self, double now)
@@ -28,33 +28,6 @@ cdef class Exchange(Choosing):
         is_last=bint,
     )
     cdef _attempt_next(self, double now)
-    @cython.locals(node=NodeConnection)
-    cdef _reach(self, NodeLink link, double now)
-    @cython.locals(timeout=double)
-    cdef _connect(self, double now)
-    @cython.locals(
-        plan=RoutePlan,
-        link=NodeLink,
-        length=cython.longlong,
-        body=bytes,
-        rendering=Rendering,
-        head=bytes,
-        parts=list,
-        joined_body=bytes,
-        extra=bytes,
-        target=bytes,
-        is_head=bint,
-    )
-    cdef _send(self, NodeConnection node, double now)
-    cdef tuple _render_again(self, bytes body)
-    cdef _send_piece(self, bytes piece)
-    cdef _end_body(self)
-    cdef _on_stall(self, NodeConnection node, double now)
-    @cython.locals(unsent=Py_ssize_t)
-    cdef bint _takes_request(self, NodeConnection node, double now) except -1
-    cdef bint _is_going_out(self) noexcept
-    cdef _begin_clock(self)
-    cdef double _answer_deadline(self) noexcept
     @cython.locals(plan=RoutePlan, node=NodeConnection, head=ResponseHead)
     cdef _on_head(self, double now)
     cdef _hold(self, bytes data, Py_ssize_t start, Py_ssize_t end, bint complete, double now)

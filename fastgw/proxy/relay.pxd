@@ -23,6 +23,7 @@ cdef class Relay:
     cdef public bint is_mid_event
     cdef public bint has_error
     cdef public int before_error
+    cdef public object outcome
     cdef public int malformed
     cdef public object filter
     cdef public bytes error_event
@@ -64,6 +65,7 @@ cdef class Relay:
     cpdef bint shows_progress(self)
     cpdef bint is_ended(self)
     cpdef bint is_broken(self)
+    cpdef error_outcome(self)
 
 
 cdef int _PROGRESS, _RARE, _MALFORMED, _ERROR, _END

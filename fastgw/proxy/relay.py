@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from ..llm.outcome import Outcome, classify_error_event
 from ..llm.sse import EventKind, EventScanner
 from ..redaction import Redactor
 from ..wire.framing import BodyFramer
@@ -85,6 +86,7 @@ class Relay:
         self.is_mid_event = False  # the client has got part of an event
         self.has_error = False
         self.before_error = 0  # kinds of the events that stood before it in its read
+        self.outcome: Outcome | None = None  # what the error event means, once somebody has asked
         self.malformed = 0
         # Of a route that resumes: what every whole event goes through (a llm.resume.Transcript or
         # Splicer), and the provider's error event, which is not passed on at once.
@@ -282,3 +284,10 @@ class Relay:
             or self.malformed > MALFORMED_EVENTS
             or (self.filter is not None and self.filter.has_diverged)
         )
+
+    def error_outcome(self) -> Outcome:
+        """What the provider's error event means."""
+        if self.outcome is None:
+            assert self.scanner is not None
+            self.outcome = classify_error_event(self.scanner.error_data or b"")
+        return self.outcome

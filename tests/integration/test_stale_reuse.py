@@ -124,6 +124,36 @@ def test_a_dead_connection_costs_one_replay_on_a_fresh_one_to_the_same_node(
             assert all(dict(item.counters) == UNTOUCHED for item in rig.nodes().values())
 
 
+@pytest.mark.parametrize("is_chunked", [False, True], ids=["length", "chunked"])
+def test_an_upload_that_cannot_be_sent_twice_meets_no_dead_connection(
+    ca_dir: Path, is_chunked: bool, loop_kind: str
+) -> None:
+    """It goes out once, so not where a connection may have been closed in this moment."""
+
+    def script(peer: Peer) -> None:
+        peer.request()
+        peer.send(answer(b"done"))
+        peer.head()
+        peer.reset()
+
+    body = b"x" * 100_000
+    upload = post("/v1/files", body)
+    if is_chunked:
+        upload = b"POST /v1/files HTTP/1.1\r\nHost: gateway.test\r\nTransfer-Encoding: chunked\r\n\r\n"
+        upload += b"%x\r\n%b\r\n0\r\n\r\n" % (len(body), body)
+    config = "hold_body_bytes: 10000"
+    with (
+        node(script) as only,
+        running(ca_dir, config_for(only.port, process=config), loop_kind=loop_kind) as rig,
+    ):
+        with Client(rig.port) as client:
+            for request in (get("/"), upload):
+                got = client.ask(request)
+                assert (got.status, got.body, got["x-fastgw-attempts"]) == (200, b"done", "1")
+        assert [(message.connection, message.body) for message in only.asked] == [(1, b""), (2, body)]
+        assert rig.counts()["stale_reuses"] == 0
+
+
 TIRED = b"HTTP/1.1 408 Request Timeout\r\nConnection: close\r\nContent-Length: 0\r\n\r\n"
 
 

@@ -32,7 +32,7 @@ from exchange_bench import (
 from fastgw._core import Cause
 from fastgw.balancing.deadlines import Deadlines
 from fastgw.errors import ConnectFailed, ConnectTimeout, TlsFailed
-from fastgw.proxy.exchange import JOIN_BYTES
+from fastgw.proxy.sending import JOIN_BYTES
 from fastgw.wire.client_connection import ClientState
 
 Make = Callable[..., Bench]
