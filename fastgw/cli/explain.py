@@ -21,12 +21,14 @@ import click
 from fastgw.cli.options import Exit
 from fastgw.cli.overrides import OFF, Overrides
 from fastgw.cli.source import Source
+from fastgw.config.model import ProcessConfig
 from fastgw.errors import FastgwError
 from fastgw.secret import Secret
 
 if TYPE_CHECKING:
     from fastgw.admin.explain import Question
 
+MOST_BYTES = ProcessConfig().max_body_bytes  # of a body: what a gateway takes, unless it is told otherwise
 ASK_S = 5.0  # a gateway that was named may take so long to answer
 LOOK_S = 1.0  # ... and one that may or may not be there
 MAX_ANSWER_BYTES = 4 * 1024 * 1024
@@ -103,10 +105,15 @@ def question_of(method: str, target: str, host: str | None, body: bytes | None) 
 
 
 def _read(name: str) -> bytes:
+    """Raises OSError; and ValueError, if it is more than a gateway would read."""
     if name == "-":
-        return sys.stdin.buffer.read()
-    with open(name, "rb") as file:
-        return file.read()
+        body = sys.stdin.buffer.read(MOST_BYTES + 1)
+    else:
+        with open(name, "rb") as file:
+            body = file.read(MOST_BYTES + 1)
+    if len(body) > MOST_BYTES:
+        raise ValueError(f"the body is larger than {MOST_BYTES} bytes: the gateway refuses that (413)")
+    return body
 
 
 def _failed(message: str, code: Exit = Exit.FAILURE) -> Exit:

@@ -8,6 +8,7 @@ import contextlib
 import ctypes
 import faulthandler
 import logging
+import math
 import os
 import pickle
 import resource
@@ -44,6 +45,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger("fastgw.process")
 
 WANTED_DESCRIPTORS = 65_536  # two per request in flight, and some
+LEAST_DESCRIPTORS = 64  # with fewer it would start, and then answer nobody
 CONFIGURATION = "configuration"  # a message: what all workers are to have from now on
 REFUSED = "refused"  # a message: a reload got no further than the supervisor, and why
 _PR_SET_DUMPABLE = 4  # of linux/prctl.h
@@ -66,7 +68,13 @@ def run(overrides: Overrides) -> Exit:
     process = config.process
     logs.hide(secrets_in(config))
     logs.configure(process.log_level or "info", process.log_format or "text")
-    _adjust_limits()
+    descriptors = _adjust_limits()
+    if descriptors < LEAST_DESCRIPTORS:
+        logs.tell(
+            f"fastgw: {descriptors} file descriptors are too few to serve anybody: "
+            f"it needs {LEAST_DESCRIPTORS}, and two per request (ulimit -n)\n"
+        )
+        return Exit.FAILURE
     _keep_heap()
     if process.workers > 1:
         from fastgw.cli import crew  # one process has no use for it
@@ -109,13 +117,15 @@ def _open_standard_streams() -> None:
             setattr(sys, name, open(number, "w", closefd=False))  # noqa: SIM115
 
 
-def _adjust_limits() -> None:
-    """As many descriptors as we may have."""
+def _adjust_limits() -> float:
+    """As many descriptors as we may have; returns how many that is."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     wanted = WANTED_DESCRIPTORS if hard == resource.RLIM_INFINITY else min(hard, WANTED_DESCRIPTORS)
     if soft != resource.RLIM_INFINITY and soft < wanted:
         with contextlib.suppress(ValueError, OSError):
             resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+            soft = wanted
+    return math.inf if soft == resource.RLIM_INFINITY else soft
 
 
 def _forbid_dumps() -> None:

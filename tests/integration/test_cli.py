@@ -460,6 +460,28 @@ def test_it_serves_where_nobody_takes_what_it_says(tmp_path: Path, streams: str,
             process.kill()
 
 
+@pytest.mark.parametrize(("descriptors", "code"), [(63, 1), (64, 0)])
+def test_it_starts_only_with_descriptors_enough_to_answer_somebody(
+    tmp_path: Path, descriptors: int, code: int
+) -> None:
+    (tmp_path / "gateway.yaml").write_text(GOOD)
+    place = tmp_path / "gateway"
+    flags = ("run", "--listen", f"unix:{place}", "--admin", "127.0.0.1:0")
+    line = f"ulimit -n {descriptors}; exec {shlex.join((sys.executable, *COMMAND, *flags))}"
+    with subprocess.Popen(
+        ["sh", "-c", line], cwd=tmp_path, env=environment(tmp_path), stderr=subprocess.PIPE
+    ) as process:
+        try:
+            if code == 0:
+                wait_until(lambda: is_alive_at(place), "it answers")
+                process.send_signal(signal.SIGTERM)
+            _, said = process.communicate(timeout=PATIENCE_S)
+        finally:
+            process.kill()
+    assert process.returncode == code
+    assert (b"63 file descriptors are too few" in said) == (code != 0)
+
+
 @pytest.mark.parametrize("workers", [1, 2])
 @pytest.mark.parametrize("is_full_at_start", [True, False])
 def test_a_standard_error_that_takes_nothing_more_holds_up_nothing(

@@ -136,6 +136,12 @@ def test_a_body_that_would_be_refused_is_said_to_be(file: Path, body: bytes, say
     assert says in result.stderr
 
 
+def test_a_body_without_end_is_not_read_to_its_end(file: Path) -> None:
+    result = invoke("POST", "/v1/x", "-c", file, "--body", "/dev/zero")
+    assert result.exit_code == Exit.FAILURE
+    assert "(413)" in result.stderr
+
+
 def test_a_body_that_cannot_be_read_is_a_failure(file: Path) -> None:
     result = invoke("POST", "/v1/x", "-c", file, "--body", file.parent / "absent")
     assert result.exit_code == Exit.FAILURE
