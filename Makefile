@@ -5,8 +5,9 @@ PYTHON ?= python3
 ARGS   ?=
 TESTS  ?= tests
 SCALE  ?= 1
-# How many tests run at a time. 0: one after the other, in this process.
-AT_ONCE ?= $(shell awk 'BEGIN { print ($(JOBS) > 16 ? 16 : $(JOBS)) }')
+# How many tests run at a time: three for two cores, as they wait for half of their time. 0: one after
+# the other, in this process.
+AT_ONCE ?= $(shell awk 'BEGIN { print ($(JOBS) > 12 ? 16 : int($(JOBS) * 1.5)) }')
 
 VENV := .venv
 BIN  := $(VENV)/bin
@@ -45,7 +46,7 @@ demo: build
 	@$(BIN)/fastgw demo $(ARGS)
 
 test: build $(VENV)/.dev
-	@$(BIN)/python -m pytest -q -n $(AT_ONCE) $(TESTS) $(ARGS)
+	@$(BIN)/python -m pytest -q -n $(AT_ONCE) --dist worksteal $(TESTS) $(ARGS)
 
 # What takes longer: workers killed twenty times under load, and the like; then 500,000 requests and 10,000 reloads
 # (SCALE=4: four times as many).
@@ -67,11 +68,11 @@ mutants: build $(VENV)/.dev
 
 # The tests of the compiled modules with every access to memory watched, built apart: ARGS="--fuzz 600" fuzzes so too.
 memcheck: $(VENV)/.dev
-	@PYTHONPATH=tests $(BIN)/python -m memcheck --at-once $(AT_ONCE) $(ARGS)
+	@PYTHONPATH=tests $(BIN)/python -m memcheck --at-once $(JOBS) $(ARGS)
 
 # The same tests on the interpreted sources: they are the oracle of the compiled ones.
 test-pure: build $(VENV)/.dev
-	@FASTGW_PURE=1 $(BIN)/python -m pytest -q -n $(AT_ONCE) $(TESTS) $(ARGS)
+	@FASTGW_PURE=1 $(BIN)/python -m pytest -q -n $(AT_ONCE) --dist worksteal $(TESTS) $(ARGS)
 
 lint: build $(VENV)/.dev
 	@$(BIN)/ruff check --quiet .
