@@ -73,7 +73,8 @@ class ChatRequest:
         self.is_moved = is_moved
         self.strict = strict
         self.chosen = chosen
-        self.changes: list[str] = []
+        # In order, each once; a dict, for a caller can name any number of parameters.
+        self.changes: dict[str, None] = {}
 
     def adapt(self) -> list[str]:
         """Change what must be changed, and return the names of it.
@@ -88,13 +89,12 @@ class ChatRequest:
         self._adapt_thinking()
         self._adapt_messages()
         self._drop_parameters()
-        return self.changes
+        return list(self.changes)
 
     def _changed(self, name: str, *, alters: bool = False) -> None:
         if alters and self.strict:
             raise Misfit(name)
-        if name not in self.changes:
-            self.changes.append(name)
+        self.changes[name] = None
 
     def _lacks(self, capability: str) -> bool:
         return self.capabilities.get(capability) is False
@@ -356,7 +356,9 @@ def merge(
 
 def told(changes: list[str]) -> tuple[str, ...]:
     """Names of changes as a header field may show them: some of them come from a caller."""
-    names = dict.fromkeys(name if _NAME.fullmatch(name) else "other" for name in changes)
-    if len(names) <= _MAX_NAMES:
-        return tuple(names)
-    return (*list(names)[:_MAX_NAMES], "more")
+    names: dict[str, None] = {}
+    for name in changes:
+        names[name if _NAME.fullmatch(name) else "other"] = None
+        if len(names) > _MAX_NAMES:
+            return (*list(names)[:_MAX_NAMES], "more")
+    return tuple(names)

@@ -493,6 +493,15 @@ def test_names_of_changes_are_fit_for_a_header() -> None:
 # --- Models -----------------------------------------------------------------------------------
 
 
+def test_any_number_of_unknown_parameters_costs_no_more_than_reading_them() -> None:
+    """Looked for in a list of those before it, each would cost more than the last: hours for this body."""
+    body = orjson.dumps({"model": "gpt-4o", "messages": [USER], **{f"p{k}": k for k in range(300_000)}})
+    rendering = render(DEEPSEEK, body)
+    assert rendering is not None
+    assert rendering.changes == ("model", "thinking", *(f"p{k}" for k in range(14)), "more")
+    assert set(orjson.loads(rendering.body)) == {"model", "messages", "thinking"}
+
+
 @pytest.mark.parametrize(
     ("pairs", "named"),
     [
