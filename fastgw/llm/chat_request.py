@@ -5,10 +5,11 @@ lost). What cannot be said in the dialect at all is a `Misfit`; so is, where it 
 cannot be said without altering the meaning.
 """
 
+import json
 import re
 from collections.abc import Collection, Iterator, Mapping
 from copy import deepcopy
-from typing import Any
+from typing import Any, NoReturn
 
 import orjson
 
@@ -31,6 +32,12 @@ _DEFAULTS: Mapping[str, object] = {
     "logit_bias": {},
     "verbosity": "medium",
 }
+# The two names that the limit of an answer has.
+_OTHER_LIMIT: Mapping[str, str] = {
+    "max_tokens": "max_completion_tokens",
+    "max_completion_tokens": "max_tokens",
+}
+LIMITS = frozenset({*_OTHER_LIMIT, "max_output_tokens"})
 _MAX_NAMES = 16  # of changes that are told
 _NAME = re.compile(r"[A-Za-z0-9_.-]{1,64}")
 
@@ -153,8 +160,8 @@ class ChatRequest:
             self._changed(name)
         elif name == "max_completion_tokens" and self.is_moved and "max_tokens" in document:
             limit = document.pop("max_tokens")
-            if limit is not None:
-                document.setdefault(name, limit)
+            if limit is not None and document.get(name) is None:
+                document[name] = limit
             self._changed(name)
 
     def _drop_parameters(self) -> None:
@@ -187,7 +194,7 @@ class ChatRequest:
         schema = wrapped.get("schema") if isinstance(wrapped, dict) else None
         text = _SCHEMA_PROMPT
         if isinstance(schema, dict):
-            text += _SCHEMA_RULE + orjson.dumps(schema).decode()
+            text += _SCHEMA_RULE + written(schema).decode()
         self.document["response_format"] = {"type": "json_object"}
         # Behind the caller's own instructions: what is cached of them stays valid.
         place = 0
@@ -303,15 +310,78 @@ def _is_instruction(message: object) -> bool:
     return isinstance(message, dict) and message.get("role") in ("system", "developer")
 
 
+# --- Reading and writing ----------------------------------------------------------------------
+
+
+def parsed(body: bytes) -> Document:
+    """Parse what `body.scan` took for a JSON object.
+
+    A provider may take what orjson does not: half a surrogate pair, an integer of any size. Such a
+    request must be read as well, or what the operator writes could be kept out of it.
+
+    Raises:
+        ValueError: it is not JSON.
+    """
+    document: Document
+    try:
+        document = orjson.loads(body)
+    except orjson.JSONDecodeError:
+        document = json.loads(body.decode(), parse_constant=_refuse, parse_float=_finite)
+    return document
+
+
+def _refuse(constant: str) -> NoReturn:
+    raise ValueError(f"{constant} is not JSON")
+
+
+def _finite(number: str) -> float:
+    value = float(number)
+    if value in (float("inf"), float("-inf")):
+        raise ValueError("a number is out of range")
+    return value
+
+
+def written(value: Any) -> bytes:
+    """Write a value that came from `parsed`, or of the operator's, as JSON."""
+    try:
+        return orjson.dumps(value)
+    except TypeError:
+        return json.dumps(value, separators=(",", ":"), allow_nan=False).encode()
+
+
 # --- What the operator writes -----------------------------------------------------------------
 
 
+def drop_namesakes(document: Document, names: Collection[str], changes: list[str]) -> None:
+    """Take out fields whose names differ from one of ``names`` in case only.
+
+    Some parsers, Go's among them, take them for the same field, and the last one counts.
+    """
+    folded = {name.casefold() for name in names}
+    for name in [name for name in document if name not in names and name.casefold() in folded]:
+        del document[name]
+        changes.append(name)
+
+
 def write_over(document: Document, options: Mapping[str, Any], changes: list[str]) -> None:
-    """Write fields over those of a document; append the names of those that were different."""
+    """Write fields over those of a document; append the names of those that were different.
+
+    A limit that is written takes the caller's away under its other name, too.
+    """
     for name, value in options.items():
+        other = _other_limit(document, name, options)
+        if other is not None:
+            del document[other]
+            changes.append(other)
         if name not in document or document[name] != value:
             document[name] = deepcopy(value)
             changes.append(name)
+
+
+def _other_limit(document: Document, name: str, names: Collection[str]) -> str | None:
+    """The other name of a limit, where the document has one by it; None if it is one of ``names`` too."""
+    other = _OTHER_LIMIT.get(name)
+    return other if other is not None and other in document and other not in names else None
 
 
 def write_limit(document: Document, limit: int, dialect: Dialect, changes: list[str]) -> None:
@@ -346,6 +416,12 @@ def merge(
         path: of the document, with a dot at its end; "" at the top.
     """
     for name, value in patch.items():
+        other = None if path else _other_limit(document, name, patch)
+        if other is not None:
+            if not forced:
+                continue  # the document has a limit
+            del document[other]
+            changes.append(other)
         own = document.get(name)
         if name in document and isinstance(own, dict) and isinstance(value, Mapping):
             merge(own, value, changes, forced=forced, path=f"{path}{name}.")
