@@ -213,6 +213,7 @@ class Adapter:
             return _rendered(replaced_parts(body, facts, model), _ONLY_MODEL)
         changes: list[str] = []
         if is_moved:
+            drop_namesakes(document, _ONLY_MODEL, changes)
             document["model"] = model
             changes.append("model")
         if self.written:

@@ -316,8 +316,8 @@ def _is_instruction(message: object) -> bool:
 def parsed(body: bytes) -> Document:
     """Parse what `body.scan` took for a JSON object.
 
-    A provider may take what orjson does not: half a surrogate pair, an integer of any size. Such a
-    request must be read as well, or what the operator writes could be kept out of it.
+    A provider may take half a surrogate pair, which orjson does not. Such a request must be read as
+    well, or what the operator writes could be kept out of it.
 
     Raises:
         ValueError: it is not JSON.

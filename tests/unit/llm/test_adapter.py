@@ -99,7 +99,7 @@ def test_another_model_leaves_every_other_byte() -> None:
 
 
 def test_what_some_parsers_refuse_is_adapted_all_the_same() -> None:
-    """Half a surrogate pair, an integer of any size: they stay what they are."""
+    """Half a surrogate pair, and an integer of any size beside it, stay what they are."""
     body = (
         b'{"model":"gpt-4o","messages":[{"role":"developer","content":"\\ud800"}],'
         b'"top_p":123456789012345678901234567890}'
@@ -117,7 +117,7 @@ def test_what_some_parsers_refuse_is_adapted_all_the_same() -> None:
     assert json.loads(rendering.body)["messages"][0]["content"].endswith('{"title":"\\ud800"}')
 
 
-@pytest.mark.parametrize("value", [b'"\xff"', b"[NaN]", b"tru", b"1e999", b"1" * 5000, b"[1}"])
+@pytest.mark.parametrize("value", [b'"\xff"', b"[NaN]", b"nul", b"1e999", b"1" * 5000, b"[1}"])
 def test_what_is_no_json_loses_its_model_only(value: bytes) -> None:
     body = b'{"model":"gpt-4o","messages":[{"role":"developer"}],"seed":%b}' % value
     if scan(body) is None:
@@ -128,7 +128,7 @@ def test_what_is_no_json_loses_its_model_only(value: bytes) -> None:
     assert render(OPENAI, b'{"model":"gpt-4o","thinking":\xff,"messages":[]}') is None
 
 
-@pytest.mark.parametrize("value", [b'"\xff"', b"[NaN]", b"tru", b"1e999", b"1" * 5000])
+@pytest.mark.parametrize("value", [b'"\xff"', b"[NaN]", b"nul", b"1e999", b"1" * 5000])
 def test_a_caller_cannot_keep_out_what_the_operator_writes_by_writing_no_json(value: bytes) -> None:
     body = b'{"model":"gpt-4o","messages":[],"max_tokens":9999,"seed":%b}' % value
     for written in ({"options": {"temperature": 0}}, {"max_tokens": 7}, {"patch": {"temperature": 0}}):
@@ -174,6 +174,13 @@ def test_of_two_limits_the_newer_name_counts() -> None:
     assert sent["max_tokens"] == 2 and "max_completion_tokens" not in sent
     sent, _ = changed(DEEPSEEK, body_of(max_tokens=1, max_completion_tokens=None))
     assert sent["max_tokens"] == 1
+
+
+def test_the_model_is_written_once_whatever_its_case_was() -> None:
+    assert changed(TO_OPENAI, body_of(None, Model="llama"))[0] == {"messages": [USER], "Model": "gpt-4o"}
+    sent, changes = changed(TO_OPENAI, body_of(None, Model="llama", max_tokens=5))
+    assert sent == {"messages": [USER], "max_completion_tokens": 5, "model": "gpt-4o"}
+    assert changes == ("Model", "model", "max_completion_tokens")
 
 
 def test_a_limit_that_is_null_does_not_hide_the_other() -> None:
@@ -499,7 +506,8 @@ def test_both_limits_may_be_the_operators() -> None:
 
 def test_capitals_do_not_hide_a_field_that_the_operator_writes() -> None:
     """To Go's parser `Max_Tokens` is `max_tokens`, and the last one counts; the Kelvin sign is a k."""
-    body = body_of("m", Max_Tokens=9999, **{"max_to\u212aens": 9999, "MAX_COMPLETION_TOKENS": 1, "TOP_P": 1})
+    hidden = {"Max_Tokens": 9999, "max_to\u212aens": 9999, "MAX_COMPLETION_TOKENS": 1}
+    body = body_of("m", TOP_P=1, **hidden)
     adapter = Adapter(DIALECTS["openai-compatible"], max_tokens=7)
     assert changed(adapter, body)[0] == {"model": "m", "messages": [USER], "max_tokens": 7, "TOP_P": 1}
     for arguments in ({"options": {"top_p": 0}}, {"patch": {"top_p": 0}, "patch_forced": True}):
