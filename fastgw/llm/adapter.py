@@ -206,7 +206,7 @@ class Adapter:
         except ValueError:
             if self.writes or (is_moved and facts.model_start < 0):
                 # What the operator wants cannot be written into it, and a provider may be more lenient.
-                return _refused("valid_json")
+                return _refused("readable_json")
             # The provider may judge it.
             if not is_moved or model is None:
                 return None

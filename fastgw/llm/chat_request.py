@@ -38,6 +38,9 @@ _OTHER_LIMIT: Mapping[str, str] = {
     "max_completion_tokens": "max_tokens",
 }
 LIMITS = frozenset({*_OTHER_LIMIT, "max_output_tokens"})
+# Of a body that is parsed: as a tree a value takes up to 100 bytes more than its text. What stands in
+# texts counts as well; the longest conversation that a model has room for stays far below.
+_MAX_VALUES = 1 << 20
 _MAX_NAMES = 16  # of changes that are told
 _NAME = re.compile(r"[A-Za-z0-9_.-]{1,64}")
 
@@ -320,8 +323,10 @@ def parsed(body: bytes) -> Document:
     well, or what the operator writes could be kept out of it.
 
     Raises:
-        ValueError: it is not JSON.
+        ValueError: it is not JSON, or has so many values that the tree would take too much memory.
     """
+    if len(body) > _MAX_VALUES and sum(body.count(mark) for mark in (b",", b"[", b"{")) > _MAX_VALUES:
+        raise ValueError("too many values")
     document: Document
     try:
         document = orjson.loads(body)

@@ -83,7 +83,7 @@ class AiProxy:
         try:
             call = call_of(exchange.head.path, body)
         except ValueError:
-            return ClientError("the request body is not valid JSON")
+            return ClientError("the request body is not valid JSON, or has too many values")
         if call is not None:
             exchange.method = b"POST"
             exchange.target = exchange.path = call

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fastgw.llm.adapter import Adapter
@@ -69,6 +69,7 @@ def members(body: bytes) -> list[tuple[str, Any]] | None:
     return pairs if isinstance(pairs, list) else None
 
 
+@settings(max_examples=500)
 @given(st.sampled_from(sorted(ADAPTERS)), MEMBERS, st.sampled_from(["utf-8", "latin-1"]))
 def test_every_parser_reads_the_model_and_the_limit_that_were_meant(
     name: str, made: list[tuple[str, str, str, str]], encoding: str

@@ -133,9 +133,22 @@ def test_a_caller_cannot_keep_out_what_the_operator_writes_by_writing_no_json(va
     body = b'{"model":"gpt-4o","messages":[],"max_tokens":9999,"seed":%b}' % value
     for written in ({"options": {"temperature": 0}}, {"max_tokens": 7}, {"patch": {"temperature": 0}}):
         adapter = Adapter(DIALECTS["openai-compatible"], **written)  # type: ignore[arg-type]
-        assert misfit(adapter, body) == "valid_json"
+        assert misfit(adapter, body) == "readable_json"
     forced = Adapter(DIALECTS["openai-compatible"], options={"model": "cheap"})
-    assert misfit(forced, body.replace(b'"gpt-4o"', b"4")) == "valid_json"
+    assert misfit(forced, body.replace(b'"gpt-4o"', b"4")) == "readable_json"
+
+
+def test_a_tree_of_too_many_values_is_not_built() -> None:
+    """As a tree, 10 MB of empty objects take 350 MB."""
+    body = b'{"model":"gpt-4o","messages":[],"seed":[%b1]}' % (b"{}," * 600_000)
+    rendering = render(DEEPSEEK, body)
+    assert rendering is not None and rendering.changes == ("model",)
+    assert rendering.body == body.replace(b"gpt-4o", b"deepseek-flash")
+    assert misfit(Adapter(DIALECTS["openai-compatible"], max_tokens=7), body) == "readable_json"
+    text = body_of(
+        messages=[{"role": "user", "content": "a, {b} [c] and some more words. " * 200_000}], seed=1
+    )
+    assert "seed" not in changed(DEEPSEEK, text)[0]
 
 
 def test_half_a_surrogate_pair_does_not_keep_out_what_the_operator_writes() -> None:
