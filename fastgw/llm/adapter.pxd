@@ -29,6 +29,7 @@ cdef class Adapter:
     cdef readonly unsigned int concerns
     cdef readonly unsigned int concerns_moved
     cdef readonly bint writes
+    cdef readonly frozenset written
     cdef readonly bint stops_thinking
 
     cpdef str model_for(self, str asked)

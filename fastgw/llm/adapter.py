@@ -10,10 +10,19 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-import orjson
-
 from .body import BodyFacts, Trait, replaced_parts
-from .chat_request import ChatRequest, Misfit, merge, told, write_limit, write_over
+from .chat_request import (
+    LIMITS,
+    ChatRequest,
+    Misfit,
+    drop_namesakes,
+    merge,
+    parsed,
+    told,
+    write_limit,
+    write_over,
+    written,
+)
 from .dialect import Dialect
 from .model_map import ModelMap
 
@@ -110,6 +119,10 @@ class Adapter:
             self.concerns_moved &= ~int(Trait.TOOL_CALLS)
         self.writes = bool(self.options) or max_tokens is not None or bool(self.patch)
         self.stops_thinking = dialect.thinks
+        # The fields that the caller may not write, under any name of theirs.
+        self.written = frozenset(options or ()) | frozenset(self.patch if patch_forced else ())
+        if max_tokens is not None:
+            self.written |= LIMITS
 
     def __repr__(self) -> str:
         return f"<Adapter {self.dialect.name}{' strict' if self.strict else ''} {self.models!r}>"
@@ -189,16 +202,22 @@ class Adapter:
         self, body: bytes, facts: BodyFacts, model: str | None, is_moved: bool
     ) -> Rendering | None:
         try:
-            document = orjson.loads(body)
-        except orjson.JSONDecodeError:
-            # Not what JSON parsers agree on: the provider may judge it.
-            if not is_moved or model is None or facts.model_start < 0:
+            document = parsed(body)
+        except ValueError:
+            if self.writes or (is_moved and facts.model_start < 0):
+                # What the operator wants cannot be written into it, and a provider may be more lenient.
+                return _refused("readable_json")
+            # The provider may judge it.
+            if not is_moved or model is None:
                 return None
             return _rendered(replaced_parts(body, facts, model), _ONLY_MODEL)
         changes: list[str] = []
         if is_moved:
+            drop_namesakes(document, _ONLY_MODEL, changes)
             document["model"] = model
             changes.append("model")
+        if self.written:
+            drop_namesakes(document, self.written, changes)
         if self.writes:
             write_over(document, self.options, changes)
             if self.max_tokens is not None:
@@ -219,7 +238,7 @@ class Adapter:
             return _refused(misfit.capability)
         if not changes:
             return None
-        return _rendered([orjson.dumps(document)], told(changes))
+        return _rendered([written(document)], told(changes))
 
     def _absent_endpoint(self, path: bytes) -> str | None:
         """The endpoint that this provider has not, if the path is of one."""

@@ -56,6 +56,9 @@ cpdef str answer_problem(bytes body)
 cdef int _name_of(const unsigned char *p, Py_ssize_t start, Py_ssize_t end) except -1
 
 
+cdef bint _is_model(const unsigned char *p, Py_ssize_t i) noexcept
+
+
 @cython.locals(name=str)
 cdef int _escaped_name_of(const unsigned char *p, Py_ssize_t start, Py_ssize_t end) except -1
 
@@ -65,6 +68,9 @@ cdef unsigned int _trait_of_key(
     const unsigned char *p, Py_ssize_t start, Py_ssize_t end, Py_ssize_t value, Py_ssize_t value_end
 ) noexcept
 cdef unsigned int _mark_of(const unsigned char *p, Py_ssize_t start, Py_ssize_t size) noexcept
+
+
+cdef bint _is_role(const unsigned char *p, Py_ssize_t i) noexcept
 
 
 @cython.locals(k=Py_ssize_t)

@@ -4,7 +4,8 @@ A request body may be megabytes of conversation of which only ``model`` and ``st
 The scan walks the keys of the top level and steps over every value by its brackets and quotes; it
 builds no tree, and its memory does not grow with what a client sends. It does not check what it
 steps over: on valid JSON it agrees with a full parser, and an invalid body is for the provider to
-refuse. Where parsers are known to differ (a key given twice) it says so instead of choosing.
+refuse. Where parsers are known to differ (a key given twice) it says so instead of choosing; to some
+of them, Go's among them, `Model` is `model`, so it is here.
 """
 
 from enum import IntFlag
@@ -48,7 +49,7 @@ class Trait(IntFlag):
     IMAGE = 1 << 14
     AUDIO = 1 << 15
     FILE = 1 << 16
-    FUNCTION_CALL = 1 << 17
+    FUNCTION_CALL = 1 << 17  # or the role "function"
     PREFIX = 1 << 18
     STRICT = 1 << 19
     CUSTOM = 1 << 20
@@ -308,7 +309,7 @@ _HAS_CUSTOM = int(Trait.CUSTOM)
 _ALL_TRAITS = int(EVERY_TRAIT)
 _IS_BROKEN_OFF = 1 << 30  # beside the traits, of answers
 # A bit for each length that a word of `_mark_of` has.
-_MARK_SIZES = 1 << 4 | 1 << 5 | 1 << 6 | 1 << 9 | 1 << 10 | 1 << 11 | 1 << 13 | 1 << 17 | 1 << 28
+_MARK_SIZES = 1 << 4 | 1 << 5 | 1 << 6 | 1 << 8 | 1 << 9 | 1 << 10 | 1 << 11 | 1 << 13 | 1 << 17 | 1 << 28
 
 
 def _name_of(p: bytes, start: int, end: int) -> int:
@@ -321,6 +322,8 @@ def _name_of(p: bytes, start: int, end: int) -> int:
             return _ERROR
         if byte_search.is_word(p, start, b"tools", 5):
             return _TOOLS
+        if _is_model(p, start):
+            return _MODEL
     elif size == 8:
         if byte_search.is_word(p, start, b"messages", 8):
             return _MESSAGES
@@ -353,6 +356,17 @@ def _name_of(p: bytes, start: int, end: int) -> int:
     if 9 <= size <= 84 and byte_search.find(p, 0x5C, start, end) >= 0:
         return _escaped_name_of(p, start, end)
     return _NONE
+
+
+def _is_model(p: bytes, i: int) -> bool:
+    """Are the five bytes at ``i`` "model", in whatever case?"""
+    return (
+        p[i] | 0x20 == 0x6D
+        and p[i + 1] | 0x20 == 0x6F
+        and p[i + 2] | 0x20 == 0x64
+        and p[i + 3] | 0x20 == 0x65
+        and p[i + 4] | 0x20 == 0x6C
+    )
 
 
 def _escaped_name_of(p: bytes, start: int, end: int) -> int:
@@ -414,6 +428,9 @@ def _mark_of(p: bytes, start: int, size: int) -> int:
             return _HAS_STRICT
         if byte_search.is_word(p, start, b"custom", 6):
             return _HAS_CUSTOM
+    elif size == 8:
+        if byte_search.is_word(p, start, b"function", 8) and _is_role(p, start - 2):
+            return _HAS_FUNCTION_CALL
     elif size == 9:
         if byte_search.is_word(p, start, b"developer", 9):
             return _HAS_DEVELOPER
@@ -442,6 +459,18 @@ def _mark_of(p: bytes, start: int, size: int) -> int:
         if byte_search.is_word(p, start, b"insufficient_system_resource", 28):
             return _IS_BROKEN_OFF
     return 0
+
+
+def _is_role(p: bytes, i: int) -> bool:
+    """Is the string whose opening quote is behind ``i`` the value of a "role"? It is in an array."""
+    while p[i] <= 0x20:  # the array's bracket ends this at the latest
+        i -= 1
+    if p[i] != 0x3A:
+        return False
+    i -= 1
+    while p[i] <= 0x20:
+        i -= 1
+    return i >= 5 and byte_search.is_word(p, i - 5, b'"role"', 6)
 
 
 def _parse(text: bytes) -> Any:

@@ -5,10 +5,11 @@ lost). What cannot be said in the dialect at all is a `Misfit`; so is, where it 
 cannot be said without altering the meaning.
 """
 
+import json
 import re
 from collections.abc import Collection, Iterator, Mapping
 from copy import deepcopy
-from typing import Any
+from typing import Any, NoReturn
 
 import orjson
 
@@ -31,6 +32,15 @@ _DEFAULTS: Mapping[str, object] = {
     "logit_bias": {},
     "verbosity": "medium",
 }
+# The two names that the limit of an answer has.
+_OTHER_LIMIT: Mapping[str, str] = {
+    "max_tokens": "max_completion_tokens",
+    "max_completion_tokens": "max_tokens",
+}
+LIMITS = frozenset({*_OTHER_LIMIT, "max_output_tokens"})
+# Of a body that is parsed: as a tree a value takes up to 100 bytes more than its text. What stands in
+# texts counts as well; the longest conversation that a model has room for stays far below.
+_MAX_VALUES = 1 << 20
 _MAX_NAMES = 16  # of changes that are told
 _NAME = re.compile(r"[A-Za-z0-9_.-]{1,64}")
 
@@ -73,7 +83,8 @@ class ChatRequest:
         self.is_moved = is_moved
         self.strict = strict
         self.chosen = chosen
-        self.changes: list[str] = []
+        # In order, each once; a dict, for a caller can name any number of parameters.
+        self.changes: dict[str, None] = {}
 
     def adapt(self) -> list[str]:
         """Change what must be changed, and return the names of it.
@@ -88,13 +99,12 @@ class ChatRequest:
         self._adapt_thinking()
         self._adapt_messages()
         self._drop_parameters()
-        return self.changes
+        return list(self.changes)
 
     def _changed(self, name: str, *, alters: bool = False) -> None:
         if alters and self.strict:
             raise Misfit(name)
-        if name not in self.changes:
-            self.changes.append(name)
+        self.changes[name] = None
 
     def _lacks(self, capability: str) -> bool:
         return self.capabilities.get(capability) is False
@@ -153,8 +163,8 @@ class ChatRequest:
             self._changed(name)
         elif name == "max_completion_tokens" and self.is_moved and "max_tokens" in document:
             limit = document.pop("max_tokens")
-            if limit is not None:
-                document.setdefault(name, limit)
+            if limit is not None and document.get(name) is None:
+                document[name] = limit
             self._changed(name)
 
     def _drop_parameters(self) -> None:
@@ -187,7 +197,7 @@ class ChatRequest:
         schema = wrapped.get("schema") if isinstance(wrapped, dict) else None
         text = _SCHEMA_PROMPT
         if isinstance(schema, dict):
-            text += _SCHEMA_RULE + orjson.dumps(schema).decode()
+            text += _SCHEMA_RULE + written(schema).decode()
         self.document["response_format"] = {"type": "json_object"}
         # Behind the caller's own instructions: what is cached of them stays valid.
         place = 0
@@ -303,15 +313,80 @@ def _is_instruction(message: object) -> bool:
     return isinstance(message, dict) and message.get("role") in ("system", "developer")
 
 
+# --- Reading and writing ----------------------------------------------------------------------
+
+
+def parsed(body: bytes) -> Document:
+    """Parse what `body.scan` took for a JSON object.
+
+    A provider may take half a surrogate pair, which orjson does not. Such a request must be read as
+    well, or what the operator writes could be kept out of it.
+
+    Raises:
+        ValueError: it is not JSON, or has so many values that the tree would take too much memory.
+    """
+    if len(body) > _MAX_VALUES and sum(body.count(mark) for mark in (b",", b"[", b"{")) > _MAX_VALUES:
+        raise ValueError("too many values")
+    document: Document
+    try:
+        document = orjson.loads(body)
+    except orjson.JSONDecodeError:
+        document = json.loads(body.decode(), parse_constant=_refuse, parse_float=_finite)
+    return document
+
+
+def _refuse(constant: str) -> NoReturn:
+    raise ValueError(f"{constant} is not JSON")
+
+
+def _finite(number: str) -> float:
+    value = float(number)
+    if value in (float("inf"), float("-inf")):
+        raise ValueError("a number is out of range")
+    return value
+
+
+def written(value: Any) -> bytes:
+    """Write a value that came from `parsed`, or of the operator's, as JSON."""
+    try:
+        return orjson.dumps(value)
+    except TypeError:
+        return json.dumps(value, separators=(",", ":"), allow_nan=False).encode()
+
+
 # --- What the operator writes -----------------------------------------------------------------
 
 
+def drop_namesakes(document: Document, names: Collection[str], changes: list[str]) -> None:
+    """Take out fields whose names differ from one of ``names`` in case only.
+
+    Some parsers, Go's among them, take them for the same field, and the last one counts.
+    """
+    folded = {name.casefold() for name in names}
+    for name in [name for name in document if name not in names and name.casefold() in folded]:
+        del document[name]
+        changes.append(name)
+
+
 def write_over(document: Document, options: Mapping[str, Any], changes: list[str]) -> None:
-    """Write fields over those of a document; append the names of those that were different."""
+    """Write fields over those of a document; append the names of those that were different.
+
+    A limit that is written takes the caller's away under its other name, too.
+    """
     for name, value in options.items():
+        other = _other_limit(document, name, options)
+        if other is not None:
+            del document[other]
+            changes.append(other)
         if name not in document or document[name] != value:
             document[name] = deepcopy(value)
             changes.append(name)
+
+
+def _other_limit(document: Document, name: str, names: Collection[str]) -> str | None:
+    """The other name of a limit, where the document has one by it; None if it is one of ``names`` too."""
+    other = _OTHER_LIMIT.get(name)
+    return other if other is not None and other in document and other not in names else None
 
 
 def write_limit(document: Document, limit: int, dialect: Dialect, changes: list[str]) -> None:
@@ -346,6 +421,12 @@ def merge(
         path: of the document, with a dot at its end; "" at the top.
     """
     for name, value in patch.items():
+        other = None if path else _other_limit(document, name, patch)
+        if other is not None:
+            if not forced:
+                continue  # the document has a limit
+            del document[other]
+            changes.append(other)
         own = document.get(name)
         if name in document and isinstance(own, dict) and isinstance(value, Mapping):
             merge(own, value, changes, forced=forced, path=f"{path}{name}.")
@@ -356,7 +437,9 @@ def merge(
 
 def told(changes: list[str]) -> tuple[str, ...]:
     """Names of changes as a header field may show them: some of them come from a caller."""
-    names = dict.fromkeys(name if _NAME.fullmatch(name) else "other" for name in changes)
-    if len(names) <= _MAX_NAMES:
-        return tuple(names)
-    return (*list(names)[:_MAX_NAMES], "more")
+    names: dict[str, None] = {}
+    for name in changes:
+        names[name if _NAME.fullmatch(name) else "other"] = None
+        if len(names) > _MAX_NAMES:
+            return (*list(names)[:_MAX_NAMES], "more")
+    return tuple(names)

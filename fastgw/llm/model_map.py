@@ -59,8 +59,18 @@ class ModelMap:
 
 
 def _compile(pattern: str) -> re.Pattern[str]:
-    # Runs of stars are one star: more of them could make the matcher slow on a hostile name.
-    text = re.sub(r"\*+", "*", pattern)
-    return re.compile(
-        "".join(".*" if c == "*" else "." if c == "?" else re.escape(c) for c in text), re.DOTALL
-    )
+    """The pattern as an expression that takes linear time, however hostile the name is.
+
+    What stands between two stars is taken where it comes first, for good (an atomic group): another
+    place could only leave less for the rest.
+    """
+    first, *pieces = (_literal(piece) for piece in pattern.split("*"))
+    if not pieces:
+        return re.compile(first, re.DOTALL)
+    *between, last = pieces
+    groups = "".join(f"(?>.*?{piece})" for piece in between if piece)
+    return re.compile(f"{first}{groups}.*{last}", re.DOTALL)
+
+
+def _literal(piece: str) -> str:
+    return "".join("." if c == "?" else re.escape(c) for c in piece)

@@ -6,11 +6,8 @@ kind of call is found out, since each provider has paths of its own for them.
 
 from __future__ import annotations
 
-from typing import Any
-
-import orjson
-
 from ..errors import BodyTooLarge, ClientError, FastgwError, NoNodeAvailable
+from ..llm.chat_request import parsed
 from ..proxy import answers
 from ..proxy.exchange import Exchange
 from ..proxy.phases import Answer, ClientRequest
@@ -83,7 +80,10 @@ class AiProxy:
             return ClientError("the request body is empty")
         if exchange.facts is None:
             return ClientError("the request body is not a JSON object, or is nested too deeply")
-        call = call_of(exchange.head.path, body)
+        try:
+            call = call_of(exchange.head.path, body)
+        except ValueError:
+            return ClientError("the request body is not valid JSON, or has too many values")
         if call is not None:
             exchange.method = b"POST"
             exchange.target = exchange.path = call
@@ -105,15 +105,15 @@ def call_of(path: bytes, body: bytes) -> bytes | None:
 
     Args:
         path: the client's.
-        body: a JSON object.
+        body: a JSON object, as far as `body.scan` can tell.
+
+    Raises:
+        ValueError: the body had to be read, and is no JSON.
     """
     for call in CALLS.values():
         if path.endswith(call.removeprefix(b"/v1")):
             return call
-    try:
-        request: dict[str, Any] = orjson.loads(body)
-    except orjson.JSONDecodeError:
-        return None
+    request = parsed(body)
     if isinstance(request.get("messages"), list):
         return None if path.endswith(b"/messages") else CHAT  # the former is Anthropic's
     # Other calls of the API have an input, too: /v1/moderations.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import orjson
@@ -97,11 +98,63 @@ def test_another_model_leaves_every_other_byte() -> None:
     assert rendering.body == expected
 
 
-def test_a_body_that_parsers_do_not_agree_on_loses_its_model_only() -> None:
-    body = b'{"model":"gpt-4o","messages":[{"role":"developer","content":"\\ud800"}]}'
+def test_what_some_parsers_refuse_is_adapted_all_the_same() -> None:
+    """Half a surrogate pair, and an integer of any size beside it, stay what they are."""
+    body = (
+        b'{"model":"gpt-4o","messages":[{"role":"developer","content":"\\ud800"}],'
+        b'"top_p":123456789012345678901234567890}'
+    )
+    rendering = render(DEEPSEEK, body)
+    assert rendering is not None and rendering.changes == ("model", "thinking", "role")
+    assert rendering.body == (
+        b'{"model":"deepseek-flash","messages":[{"role":"system","content":"\\ud800"}],'
+        b'"top_p":123456789012345678901234567890,"thinking":{"type":"disabled"}}'
+    )
+    schema = {"type": "json_schema", "json_schema": {"schema": {"title": "\ud800"}}}
+    body = json.dumps({"model": "gpt-4o", "messages": [USER], "response_format": schema}).encode()
+    rendering = render(DEEPSEEK, body)
+    assert rendering is not None
+    assert json.loads(rendering.body)["messages"][0]["content"].endswith('{"title":"\\ud800"}')
+
+
+@pytest.mark.parametrize("value", [b'"\xff"', b"[NaN]", b"nul", b"1e999", b"1" * 5000, b"[1}"])
+def test_what_is_no_json_loses_its_model_only(value: bytes) -> None:
+    body = b'{"model":"gpt-4o","messages":[{"role":"developer"}],"seed":%b}' % value
+    if scan(body) is None:
+        assert render(DEEPSEEK, body) is None
+        return
     rendering = render(DEEPSEEK, body)
     assert rendering is not None and rendering.body == body.replace(b"gpt-4o", b"deepseek-flash")
     assert render(OPENAI, b'{"model":"gpt-4o","thinking":\xff,"messages":[]}') is None
+
+
+@pytest.mark.parametrize("value", [b'"\xff"', b"[NaN]", b"nul", b"1e999", b"1" * 5000])
+def test_a_caller_cannot_keep_out_what_the_operator_writes_by_writing_no_json(value: bytes) -> None:
+    body = b'{"model":"gpt-4o","messages":[],"max_tokens":9999,"seed":%b}' % value
+    for written in ({"options": {"temperature": 0}}, {"max_tokens": 7}, {"patch": {"temperature": 0}}):
+        adapter = Adapter(DIALECTS["openai-compatible"], **written)  # type: ignore[arg-type]
+        assert misfit(adapter, body) == "readable_json"
+    forced = Adapter(DIALECTS["openai-compatible"], options={"model": "cheap"})
+    assert misfit(forced, body.replace(b'"gpt-4o"', b"4")) == "readable_json"
+
+
+def test_a_tree_of_too_many_values_is_not_built() -> None:
+    """As a tree, 10 MB of empty objects take 350 MB."""
+    body = b'{"model":"gpt-4o","messages":[],"seed":[%b1]}' % (b"{}," * 600_000)
+    rendering = render(DEEPSEEK, body)
+    assert rendering is not None and rendering.changes == ("model",)
+    assert rendering.body == body.replace(b"gpt-4o", b"deepseek-flash")
+    assert misfit(Adapter(DIALECTS["openai-compatible"], max_tokens=7), body) == "readable_json"
+    text = body_of(
+        messages=[{"role": "user", "content": "a, {b} [c] and some more words. " * 200_000}], seed=1
+    )
+    assert "seed" not in changed(DEEPSEEK, text)[0]
+
+
+def test_half_a_surrogate_pair_does_not_keep_out_what_the_operator_writes() -> None:
+    adapter = Adapter(DIALECTS["openai-compatible"], max_tokens=7)
+    rendering = render(adapter, b'{"messages":["\\ud800"],"max_tokens":9999}')
+    assert rendering is not None and rendering.body == b'{"messages":["\\ud800"],"max_tokens":7}'
 
 
 def test_what_is_no_json_goes_as_it_came() -> None:
@@ -134,6 +187,20 @@ def test_of_two_limits_the_newer_name_counts() -> None:
     assert sent["max_tokens"] == 2 and "max_completion_tokens" not in sent
     sent, _ = changed(DEEPSEEK, body_of(max_tokens=1, max_completion_tokens=None))
     assert sent["max_tokens"] == 1
+
+
+def test_the_model_is_written_once_whatever_its_case_was() -> None:
+    assert changed(TO_OPENAI, body_of(None, Model="llama"))[0] == {"messages": [USER], "Model": "gpt-4o"}
+    sent, changes = changed(TO_OPENAI, body_of(None, Model="llama", max_tokens=5))
+    assert sent == {"messages": [USER], "max_completion_tokens": 5, "model": "gpt-4o"}
+    assert changes == ("Model", "model", "max_completion_tokens")
+
+
+def test_a_limit_that_is_null_does_not_hide_the_other() -> None:
+    body = body_of("llama", max_completion_tokens=None, max_tokens=50)
+    assert changed(TO_OPENAI, body)[0]["max_completion_tokens"] == 50
+    body = body_of("llama", max_completion_tokens=9, max_tokens=50)
+    assert changed(TO_OPENAI, body)[0]["max_completion_tokens"] == 9
 
 
 def test_a_parameter_nobody_knows_is_dropped_only_from_a_request_that_moved() -> None:
@@ -288,6 +355,7 @@ def parts(kind: str) -> dict[str, Any]:
         ({"n": 2}, "n"),
         ({"functions": [{"name": "f"}]}, "functions"),
         ({"messages": [{"role": "assistant", "function_call": {"name": "f"}}]}, "functions"),
+        ({"messages": [{"role": "function", "name": "f", "content": "x"}]}, "functions"),
         ({"tools": [{"type": "custom", "custom": {"name": "c"}}]}, "custom_tools"),
         ({"tool_choice": {"type": "allowed_tools"}}, "allowed_tools"),
     ],
@@ -416,6 +484,53 @@ def test_options_win_over_the_caller() -> None:
     assert render(adapter, body_of("gpt-5", temperature=0, seed=3)) is None
 
 
+@pytest.mark.parametrize("dialect", sorted(DIALECTS))
+@pytest.mark.parametrize("model", ["gpt-4o", "deepseek-flash"])
+@pytest.mark.parametrize(
+    ("own", "callers"),
+    [("max_tokens", "max_completion_tokens"), ("max_completion_tokens", "max_tokens")],
+)
+def test_the_operators_limit_wins_over_the_callers_by_its_other_name(
+    dialect: str, model: str, own: str, callers: str
+) -> None:
+    body = body_of(model, **{callers: 9999})
+    models = ModelMap(DIALECTS[dialect].models)
+    limits = {"max_tokens", "max_completion_tokens"}
+    for adapter in (
+        Adapter(DIALECTS[dialect], models, options={own: 7}),
+        Adapter(DIALECTS[dialect], models, patch={own: 7}, patch_forced=True),
+    ):
+        sent, changes = changed(adapter, body)
+        assert [sent[name] for name in limits & sent.keys()] == [7]
+        assert set(changes) >= {own, callers}
+    sent, _ = changed(Adapter(DIALECTS[dialect], models, patch={own: 7}), body)
+    assert [sent[name] for name in limits & sent.keys()] == [9999]
+
+
+def test_both_limits_may_be_the_operators() -> None:
+    both = {"max_tokens": 7, "max_completion_tokens": 8}
+    for adapter in (
+        Adapter(DIALECTS["openai-compatible"], options=both),
+        Adapter(DIALECTS["openai-compatible"], patch=both, patch_forced=True),
+    ):
+        sent, _ = changed(adapter, body_of(max_tokens=1))
+        assert {name: sent[name] for name in both} == both
+
+
+def test_capitals_do_not_hide_a_field_that_the_operator_writes() -> None:
+    """To Go's parser `Max_Tokens` is `max_tokens`, and the last one counts; the Kelvin sign is a k."""
+    hidden = {"Max_Tokens": 9999, "max_to\u212aens": 9999, "MAX_COMPLETION_TOKENS": 1}
+    body = body_of("m", TOP_P=1, **hidden)
+    adapter = Adapter(DIALECTS["openai-compatible"], max_tokens=7)
+    assert changed(adapter, body)[0] == {"model": "m", "messages": [USER], "max_tokens": 7, "TOP_P": 1}
+    for arguments in ({"options": {"top_p": 0}}, {"patch": {"top_p": 0}, "patch_forced": True}):
+        adapter = Adapter(DIALECTS["openai-compatible"], **arguments)  # type: ignore[arg-type]
+        sent, _ = changed(adapter, body_of("m", TOP_P=1))
+        assert sent == {"model": "m", "messages": [USER], "top_p": 0}
+    adapter = Adapter(DIALECTS["openai-compatible"], patch={"top_p": 0})
+    assert changed(adapter, body_of("m", TOP_P=1))[0]["TOP_P"] == 1
+
+
 def test_a_forced_model_needs_no_other_change() -> None:
     adapter = Adapter(DIALECTS["openai"], ModelMap({"*": "never"}), options={"model": "gpt-5"})
     body = b'{"model":"x", "messages":[]}'
@@ -491,6 +606,15 @@ def test_names_of_changes_are_fit_for_a_header() -> None:
 
 
 # --- Models -----------------------------------------------------------------------------------
+
+
+def test_any_number_of_unknown_parameters_costs_no_more_than_reading_them() -> None:
+    """Looked for in a list of those before it, each would cost more than the last: hours for this body."""
+    body = orjson.dumps({"model": "gpt-4o", "messages": [USER], **{f"p{k}": k for k in range(300_000)}})
+    rendering = render(DEEPSEEK, body)
+    assert rendering is not None
+    assert rendering.changes == ("model", "thinking", *(f"p{k}" for k in range(14)), "more")
+    assert set(orjson.loads(rendering.body)) == {"model", "messages", "thinking"}
 
 
 @pytest.mark.parametrize(

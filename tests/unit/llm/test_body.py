@@ -47,6 +47,22 @@ def test_a_key_written_with_escapes_is_the_same_key() -> None:
     assert (facts.model, facts.stream) == ("a", True)
 
 
+def test_the_model_is_known_in_capitals_too() -> None:
+    """Go's parser would read it: the node must not be asked for a model nobody here has seen."""
+    for name in (b"Model", b"MODEL", b"mODeL", b"M\\u006fdel"):
+        facts = facts_of(b'{"%b":"x"}' % name)
+        assert (facts.model, facts.duplicate_model) == ("x", False)
+        assert facts_of(b'{"model":"x","%b":"y"}' % name).duplicate_model
+    assert facts_of(b'{"m\x0fdel":1,"motel":"x","mod el":"y","-odel":"z"}').model is None
+
+
+def test_the_role_of_a_function_is_noted_and_no_other_function() -> None:
+    for text in (b'"role":"function"', b'"role" :\n "function","name":"f"', b'"x":1,"role":"function"'):
+        assert facts_of(b'{"messages":[{%b}]}' % text).traits & Trait.FUNCTION_CALL
+    for text in (b'"type":"function"', b'"x":["function"]', b'"rule":"function"', b'"function":"role"'):
+        assert not facts_of(b'{"messages":[{%b}],"tools":["function"]}' % text).traits & Trait.FUNCTION_CALL
+
+
 def test_model_given_twice_is_told() -> None:
     for body in (
         b'{"model":"a","model":"b"}',

@@ -43,8 +43,16 @@ def test_the_kind_of_a_call(path: bytes, body: object, call: bytes | None) -> No
     assert call_of(path, orjson.dumps(body)) == call
 
 
-def test_what_is_no_json_is_no_known_call() -> None:
-    assert call_of(b"/ai", b'{"messages": [}') is None
+def test_half_a_surrogate_pair_does_not_hide_a_chat() -> None:
+    assert call_of(b"/ai", b'{"messages":["\\ud800"]}') == CHAT
+
+
+def test_what_is_no_json_is_no_call() -> None:
+    """Unless the path says which one it is: then the provider may judge the body."""
+    body = b'{"messages":["\xff"]}'
+    assert call_of(b"/v1/chat/completions", body) == CHAT
+    with pytest.raises(ValueError, match="utf-8"):
+        call_of(b"/ai", body)
 
 
 def test_each_provider_has_its_calls_where_it_has_them() -> None:
@@ -87,6 +95,14 @@ def test_the_call_is_what_a_node_gets_and_what_is_known_of_it(monkeypatch: pytes
     assert exchange.path == CHAT
     node.say(json_response(COMPLETION))
     assert bench.answer().status == 200
+
+
+def test_a_body_that_has_to_be_read_and_cannot_be_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On its own path it would pass without what is written into chats; a provider may be lenient."""
+    bench = Bench(monkeypatch, body_plugins=(plugin(),))
+    bench.ask(b'{"messages":["\xff"],"max_tokens":9999}', path="/ai")
+    answer = bench.answer()
+    assert answer.status == 400 and b"not valid JSON" in answer.body
 
 
 def test_a_stream_may_last_so_long_and_its_end_is_not_the_nodes_fault(
