@@ -18,6 +18,7 @@ import uvloop
 
 from fastgw.errors import ConnectFailed, ConnectionLost, ConnectTimeout, ResolveFailed, Retryable, TlsFailed
 from fastgw.wire.dialer import AddressFailed, dial
+from fastgw.wire.pool import Pool
 from fastgw.wire.resolver import Address, Resolver
 from fastgw.wire.tls import HandshakeFailed, TlsContext, TlsSession
 
@@ -489,5 +490,20 @@ def test_a_handshake_that_hangs_leaves_time_for_the_next_address(
                 )
                 assert address.port == good[1]
                 transport.abort()
+
+    run(main())
+
+
+@pytest.mark.parametrize("answer", [{"answer": ALERT}, {}, {"resets": True}], ids=["alert", "hangs", "reset"])
+def test_a_pool_begins_the_handshake_anew_with_every_address(
+    run: Run, authority: trustme.CA, trusting: TlsContext, answer: dict[str, Any]
+) -> None:
+    async def main() -> None:
+        async with serving(**answer) as bad, serving(certified(authority.issue_cert(NAME))) as good:
+            pool = Pool(Fixed(bad, good), NAME, 443, tls=trusting)
+            connection = await pool.open(6.0)
+            assert pool.place_of[connection].port == good[1]
+            assert connection.tls is not None and connection.tls.established
+            connection.abort()
 
     run(main())
