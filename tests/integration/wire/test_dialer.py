@@ -16,7 +16,15 @@ import pytest
 import trustme
 import uvloop
 
-from fastgw.errors import ConnectFailed, ConnectionLost, ConnectTimeout, ResolveFailed, Retryable, TlsFailed
+from fastgw.errors import (
+    ConnectFailed,
+    ConnectionLost,
+    ConnectTimeout,
+    NodeError,
+    ResolveFailed,
+    Retryable,
+    TlsFailed,
+)
 from fastgw.wire.dialer import AddressFailed, dial
 from fastgw.wire.pool import Pool
 from fastgw.wire.resolver import Address, Resolver
@@ -507,3 +515,41 @@ def test_a_pool_begins_the_handshake_anew_with_every_address(
             connection.abort()
 
     run(main())
+
+
+@pytest.mark.parametrize("fault", ["alert", "closed", "reset", "untrusted", "refused"])
+def test_a_dial_that_fails_dies_by_its_last_reference(
+    run: Run, authority: trustme.CA, trusting: TlsContext, fault: str
+) -> None:
+    """The failure, the frames it passed and the connection that keeps it are no cycle."""
+    answers: dict[str, dict[str, Any]] = {
+        "alert": {"answer": ALERT},
+        "closed": {"answer": b""},
+        "reset": {"resets": True},
+        "untrusted": {"context": certified(trustme.CA().issue_cert(NAME))},
+        "refused": {},
+    }
+
+    def left() -> set[int]:
+        return {id(item) for item in gc.get_objects() if isinstance(item, TlsSession | NodeError)}
+
+    async def main() -> None:
+        known = left()
+        gc.disable()
+        async with (
+            serving(**answers[fault]) as bad,
+            serving(certified(authority.issue_cert(NAME))) as good,
+        ):
+            first = refused() if fault == "refused" else bad
+            for places in ((first,), (first, first), (first, good)):
+                pool = Pool(Fixed(*places), NAME, 443, tls=trusting)
+                with contextlib.suppress(ConnectFailed):
+                    (await pool.open(LIMIT_S)).abort()
+            for _ in range(10):  # what was aborted is told so
+                await asyncio.sleep(0.001)
+            assert left() <= known
+
+    try:
+        run(main())
+    finally:
+        gc.enable()
