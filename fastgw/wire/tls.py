@@ -110,6 +110,8 @@ class TlsContext:
                 context.load_verify_locations(cafile=ca_file)
             except (OSError, ValueError) as error:  # SSLError is an OSError
                 raise ConfigError(f"cannot load certificates from {ca_file}") from error
+            if not context.cert_store_stats()["x509"]:  # a list of revoked ones is loaded without a word
+                raise ConfigError(f"cannot load certificates from {ca_file}")
             context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
         self.ca_file = ca_file
         self._context = context
