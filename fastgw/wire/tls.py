@@ -19,7 +19,7 @@ from fastgw.errors import ConfigError, ConnectionLost, NodeError, TlsFailed
 RECORD_BYTES = 16 * 1024  # the longest plaintext of one record, hence of one SSL_read
 SLICE_BYTES = 32 * 1024  # what OpenSSL's buffers are given at once: they grow, and never shrink again
 ALPN = ("http/1.1",)
-MAX_REPLY_BYTES = 64 * 1024  # to key updates and pleas to renegotiate, over a connection's life
+MAX_REPLY_BYTES = 64 * 1024  # to key updates and requests to renegotiate, over a connection's life
 
 REVERIFY_S = 3600.0  # a resumed handshake shows no certificate: look at one at least this often
 REFRESH_S = 60.0  # copying a session out of OpenSSL costs as much as half a handshake
