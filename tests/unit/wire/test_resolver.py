@@ -439,6 +439,27 @@ def test_a_winner_is_tried_first_until_it_fails_or_ten_minutes_have_passed() -> 
     run(main())
 
 
+def test_winners_of_other_names_are_not_searched() -> None:
+    class Unsearched(dict[Address, Any]):
+        def items(self) -> Any:
+            raise AssertionError("every sweep would look at all of them")
+
+        keys = values = __iter__ = __reversed__ = items
+
+    async def main() -> None:
+        resolver = Resolver(query=Names(node=[(V4, "192.0.2.1"), (V4, "192.0.2.2")]), start=at_once)
+        one, two = await resolver.resolve("node", 443)
+        resolver._winners = Unsearched()
+        for i in range(5):
+            resolver.remember(Address(V4, f"198.51.100.{i}", 443))
+        assert resolver.lookup("node", 443) == (one, two)
+        resolver.remember(two)
+        assert resolver.lookup("node", 443) == (two, one)
+        resolver.close()
+
+    run(main())
+
+
 def test_remembered_winners_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     async def main() -> None:
         resolver = Resolver(query=Names(node=[(V4, "a"), (V4, "b"), (V4, "c")]), start=at_once)
