@@ -342,7 +342,7 @@ class Builder:
             config.host,
             check.port or config.port,
             tls=tls,
-            server_name=host.partition(":")[0],
+            server_name=host,
         )
         path = check.http_path
         fields = revealed(check.req_headers)
@@ -351,7 +351,7 @@ class Builder:
             fields += revealed(config.auth_headers)
         request = b""
         if check.type != "tcp":
-            request = probe_request(check.http_method, path, host.encode(), fields)
+            request = probe_request(check.http_method, path, _bracketed(host).encode(), fields)
         settings = ProbeSettings(
             is_tcp=check.type == "tcp",
             timeout_s=check.timeout_s,
@@ -643,10 +643,15 @@ def split_port(host: str) -> str:
 def host_for(node: NodeConfig, upstream: UpstreamConfig) -> bytes:
     """The Host a node gets: its own name, or the one the upstream writes; a port if unusual."""
     if upstream.pass_host == "rewrite" and upstream.upstream_host:
-        return upstream.upstream_host.encode()
+        return _bracketed(upstream.upstream_host).encode()
     standard = 443 if upstream.scheme_of(node) in ("https", "grpcs") else 80
-    name = f"[{node.host}]" if ":" in node.host else node.host
+    name = _bracketed(node.host)
     return (name if node.port == standard else f"{name}:{node.port}").encode()
+
+
+def _bracketed(host: str) -> str:
+    """A result of ``parse_host`` as it stands in a Host."""
+    return f"[{host}]" if ":" in host else host
 
 
 def with_query(path: str, arguments: tuple[tuple[str, Secret], ...]) -> str:

@@ -6,6 +6,8 @@ import ssl
 
 # What OpenSSL blames on a key that is loaded is sometimes the certificate's own fault.
 _OF_CERTIFICATE = ("EE_KEY_TOO_SMALL", "CA_KEY_TOO_SMALL", "CA_MD_TOO_WEAK")
+# OpenSSL loads such a file without a word.
+_ONLY_REVOKED = "only lists of revoked ones"
 
 
 def chain_problem(chain_file: str, key_file: str) -> tuple[str, str] | None:
@@ -15,6 +17,8 @@ def chain_problem(chain_file: str, key_file: str) -> tuple[str, str] | None:
         context.load_verify_locations(cafile=chain_file)
     except (OSError, ValueError) as error:  # SSLError is an OSError
         return "certificate", f"no certificate in PEM form: {_reason(error)}"
+    if not context.cert_store_stats()["x509"]:
+        return "certificate", f"no certificate in PEM form: {_ONLY_REVOKED}"
     try:
         context.load_cert_chain(chain_file, key_file, password=no_password)
     except (OSError, ValueError) as error:
@@ -26,10 +30,13 @@ def chain_problem(chain_file: str, key_file: str) -> tuple[str, str] | None:
 
 def authorities_problem(ca_file: str) -> str | None:
     """Why nobody can be trusted by this file, or None."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     try:
-        ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_verify_locations(cafile=ca_file)
+        context.load_verify_locations(cafile=ca_file)
     except (OSError, ValueError) as error:
         return f"no certificates in PEM form: {_reason(error)}"
+    if not context.cert_store_stats()["x509"]:
+        return f"no certificates in PEM form: {_ONLY_REVOKED}"
     return None
 
 

@@ -7,6 +7,7 @@ alone; an address that then fails in TLS makes way for the ones that are left.
 import asyncio
 import errno
 import socket
+import traceback
 from collections.abc import Callable, Iterable
 from typing import Protocol, TypeVar, cast
 
@@ -124,6 +125,9 @@ async def dial(
             )
     except TimeoutError as error:
         raise ConnectTimeout from error
+    except NodeError as error:
+        _let_go(error)
+        raise
     if len(addresses) > 1:
         resolver.remember(dialled[2])
     return dialled
@@ -156,6 +160,7 @@ async def _dial_any(
                 protocol = await _establish(opening, protocol_factory)
         except (ConnectFailed, TimeoutError) as error:
             # A TimeoutError is this address's: the deadline of the whole dial comes as a cancellation.
+            _let_go(error)
             resolver.forget(address)
             if not left or (isinstance(error, HandshakeFailed) and error.is_untrusted):
                 raise
@@ -175,7 +180,11 @@ async def _establish(opening: _Opening, protocol_factory: Callable[[], AnyProtoc
         if opening.early:
             owner.data_received(b"".join(opening.early))
         if protocol.tls is not None:
-            await protocol.wait_established()
+            try:
+                await protocol.wait_established()
+            finally:
+                if not protocol.tls.established:
+                    protocol.tls.forget_session()
     except (ConnectFailed, TimeoutError):
         transport.abort()
         raise
@@ -230,11 +239,24 @@ async def _race(
                 del running[task]
                 if not isinstance(error, NodeError):
                     raise error
+                _let_go(error)
                 give_up(address)
                 if not running and not waiting:
                     raise error
     finally:
         _discard(running)
+
+
+def _let_go(error: BaseException) -> None:
+    """Empty the frames that an error has passed: what they hold keeps the error, and would be kept by it.
+
+    Such cycles, an OpenSSL connection in each, would pile up for as long as a provider fails.
+    """
+    while True:
+        traceback.clear_frames(error.__traceback__)
+        if error.__cause__ is None:
+            return
+        error = error.__cause__
 
 
 def _discard(losers: Iterable[asyncio.Task[_Opening]]) -> None:

@@ -140,6 +140,9 @@ class NodeConnection(_Base, asyncio.Protocol):
 
     def eof_received(self) -> bool:
         self._ended(None)
+        if self._is_unsent():
+            # Closing would wait until the node has taken the rest, for ever: nobody watches any more.
+            self.transport.abort()
         return False
 
     def connection_lost(self, error: Exception | None) -> None:
@@ -313,6 +316,9 @@ class NodeConnection(_Base, asyncio.Protocol):
         """The node sent its close_notify: answer it, servers wait for ours."""
         self._ended(None)
         assert self.tls is not None
+        if self._is_unsent():
+            self.transport.abort()
+            return
         goodbye = self.tls.shutdown()
         if goodbye:
             self.outlet.write(goodbye)

@@ -160,12 +160,11 @@ class Pool(ConnectionOwner):
 
     async def open(self, timeout_s: float) -> NodeConnection:
         """Make a new connection for the caller alone. Raises NodeError."""
-        tls = self.tls.new_session(self.server_name) if self.tls is not None else None
         _, connection, place = await dial(
             self.resolver,
             self.host,
             self.port,
-            lambda: NodeConnection(self, tls, self.limits),
+            self._new_connection,
             connect_timeout_s=timeout_s,
             tcp_timeout_s=min(timeout_s, self.settings.tcp_timeout_s),
         )
@@ -176,6 +175,11 @@ class Pool(ConnectionOwner):
         self.busy.add(connection)
         self.place_of[connection] = place
         return connection
+
+    def _new_connection(self) -> NodeConnection:
+        """With a TLS state of its own: one that has begun with another address is of no use."""
+        tls = self.tls.new_session(self.server_name) if self.tls is not None else None
+        return NodeConnection(self, tls, self.limits)
 
     async def _dial(self, ticket: Dial, timeout_s: float) -> None:
         error: NodeError | None = None

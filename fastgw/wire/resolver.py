@@ -25,10 +25,17 @@ RETRY_WITHOUT_S = 5.0  # the longest pause while a name has no address at all
 ABANDON_S = 30.0  # a query that hung for so long will not stop another one
 WINNER_S = 600.0  # an address that won a race is tried first for so long (RFC 8305, 4)
 MAX_THREADS = 16
+MAX_THREADS_OF_NAME = 2  # so that a name whose queries hang for good leaves the others theirs
+MAX_ADDRESSES = 64  # of one name; every sweep looks at all of them
 MAX_NAMES = 1024
 MAX_WINNERS = 1024
 
 NAT64 = ipaddress.ip_network("64:ff9b::/96")
+# Inside, though ``ipaddress`` calls them global: IPv4 in IPv6 (RFC 4291, 2.5.5.1; RFC 2765), a network's
+# own NAT64 (RFC 8215), site-local (RFC 3879).
+INSIDE = tuple(
+    ipaddress.ip_network(text) for text in ("::/96", "::ffff:0:0:0/96", "64:ff9b:1::/48", "fec0::/10")
+)
 
 FAILURES: dict[int | None, str] = {
     socket.EAI_NONAME: "name not found",
@@ -98,7 +105,11 @@ def _port(digits: str, text: str) -> int:
 def system_query(name: str) -> list[tuple[int, str]]:
     """Ask the system (hosts file, DNS, whatever it is set up with). Blocks."""
     found = socket.getaddrinfo(name, None, type=socket.SOCK_STREAM)
-    return [(int(family), str(where[0])) for family, _, _, _, where in found]
+    # A link-local address is none without its zone, which stands apart: (address, port, flow, zone).
+    return [
+        (int(family), f"{where[0]}%{where[3]}" if len(where) == 4 and where[3] else str(where[0]))
+        for family, _, _, _, where in found
+    ]
 
 
 def start_daemon_thread(job: Callable[[], None]) -> None:
@@ -128,6 +139,8 @@ def is_public(address: str) -> bool:
             inner = ipaddress.IPv4Address(int(ip) & 0xFFFFFFFF)
         if inner is not None:
             ip = inner
+        elif any(ip in network for network in INSIDE):
+            return False
     return ip.is_global and not ip.is_multicast
 
 
@@ -167,6 +180,7 @@ class _Name:
         "is_asking",
         "resolved_at",
         "text",
+        "threads",
         "timer",
         "used_at",
         "waiter",
@@ -182,6 +196,7 @@ class _Name:
         self.used_at = now
         self.is_asking = False  # a job is out, even if it is no longer waited for
         self.asked_at = now
+        self.threads = 0  # jobs that are out, abandoned ones too
         self.generation = 0  # of the last job; the answer of an abandoned one is dropped
         self.waiter: asyncio.Future[None] | None = None
         self.timer: asyncio.TimerHandle | None = None
@@ -222,7 +237,9 @@ class Resolver:
         self._query = query
         self._start = start
         self._names: dict[str, _Name] = {}
-        self._winners: dict[Address, float] = {}  # -> until when; the latest winner is the last one
+        # -> (until when, how manieth win of all)
+        self._winners: dict[Address, tuple[float, int]] = {}
+        self._wins = 0
         self._threads = 0
         self._queue: deque[_Name] = deque()  # wanted while all threads were busy
         self._timer: asyncio.TimerHandle | None = None
@@ -310,7 +327,8 @@ class Resolver:
         if self._closed:
             return
         self._winners.pop(address, None)
-        self._winners[address] = self._now() + WINNER_S
+        self._wins += 1
+        self._winners[address] = (self._now() + WINNER_S, self._wins)
         if len(self._winners) > MAX_WINNERS:
             del self._winners[next(iter(self._winners))]
 
@@ -321,10 +339,15 @@ class Resolver:
     def _ranked(self, addresses: tuple[Address, ...], now: float) -> tuple[Address, ...]:
         if len(addresses) < 2 or not self._winners:
             return addresses
-        for winner, until in reversed(self._winners.items()):
-            if winner in addresses and now < until:
-                return (winner, *(address for address in addresses if address != winner))
-        return addresses
+        latest = 0
+        winner: Address | None = None
+        for address in addresses:
+            until, win = self._winners.get(address, (0.0, 0))
+            if win > latest and now < until:
+                latest, winner = win, address
+        if winner is None:
+            return addresses
+        return (winner, *(address for address in addresses if address != winner))
 
     # --- Names ----------------------------------------------------------------------------------
 
@@ -371,9 +394,12 @@ class Resolver:
             if name not in self._queue:
                 self._queue.append(name)
             return
+        if name.threads >= MAX_THREADS_OF_NAME:
+            return  # times out
         name.generation += 1
         name.is_asking = True
         name.asked_at = self._now()
+        name.threads += 1
         self._threads += 1
         query, generation = self._query, name.generation
 
@@ -395,6 +421,7 @@ class Resolver:
     def _on_answer(
         self, name: _Name, generation: int, found: list[tuple[int, str]], error: Exception | None
     ) -> None:
+        name.threads -= 1
         self._threads -= 1
         if name.generation == generation and not self._closed:
             name.is_asking = False
@@ -408,7 +435,7 @@ class Resolver:
                 self._on_success(name, public)
             else:
                 self._on_failure(name, "a public provider's name led to a private address")
-        if self._queue and not self._closed:
+        while self._queue and self._threads < MAX_THREADS and not self._closed:
             waiting = self._queue.popleft()
             if self._names.get(_plain(waiting.text)) is waiting and not waiting.is_asking:
                 self._ask(waiting)
@@ -420,7 +447,7 @@ class Resolver:
 
     def _on_success(self, name: _Name, found: list[tuple[int, str]]) -> None:
         now = self._now()
-        name.addresses = tuple(interleave(found))
+        name.addresses = tuple(interleave(found)[:MAX_ADDRESSES])
         name.resolved_at = now
         name.failures = 0
         name.error = ""

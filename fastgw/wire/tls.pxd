@@ -30,6 +30,7 @@ cdef class TlsSession:
     cdef object _incoming_write
     cdef object _outgoing
     cdef object _outgoing_read
+    cdef Py_ssize_t _replied
     cdef bint _holds_part
     cdef object _backlog
     cdef Py_ssize_t _backlog_at
@@ -48,9 +49,11 @@ cdef class TlsSession:
     # Writing
     @cython.locals(size=Py_ssize_t, written=Py_ssize_t)
     cpdef bytes encrypt(self, object data)
+    @cython.locals(out=bytes)
     cpdef bytes outgoing(self)
     @cython.locals(at=Py_ssize_t)
     cdef bytes _encrypt_long(self, object data)
     # Closing
     cpdef object save_session(self)
+    cpdef object forget_session(self)
     cpdef bytes shutdown(self)

@@ -19,6 +19,7 @@ from fastgw.errors import ConfigError, ConnectionLost, NodeError, TlsFailed
 RECORD_BYTES = 16 * 1024  # the longest plaintext of one record, hence of one SSL_read
 SLICE_BYTES = 32 * 1024  # what OpenSSL's buffers are given at once: they grow, and never shrink again
 ALPN = ("http/1.1",)
+MAX_REPLY_BYTES = 64 * 1024  # to key updates and requests to renegotiate, over a connection's life
 
 REVERIFY_S = 3600.0  # a resumed handshake shows no certificate: look at one at least this often
 REFRESH_S = 60.0  # copying a session out of OpenSSL costs as much as half a handshake
@@ -109,6 +110,8 @@ class TlsContext:
                 context.load_verify_locations(cafile=ca_file)
             except (OSError, ValueError) as error:  # SSLError is an OSError
                 raise ConfigError(f"cannot load certificates from {ca_file}") from error
+            if not context.cert_store_stats()["x509"]:  # a list of revoked ones is loaded without a word
+                raise ConfigError(f"cannot load certificates from {ca_file}")
             context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
         self.ca_file = ca_file
         self._context = context
@@ -211,6 +214,7 @@ class TlsSession:
         self._ssl_pending = bare.pending
         self._incoming_write = self._incoming.write
         self._outgoing_read = self._outgoing.read
+        self._replied = 0
         self._holds_part = False  # OpenSSL has the beginning of a record whose end has not come
         self._backlog: bytes | memoryview | None = None  # fed, and not yet in OpenSSL's buffer
         self._backlog_at = 0
@@ -250,7 +254,7 @@ class TlsSession:
                     if not self._refill():
                         return False
         except (ssl.SSLError, ValueError, OSError) as error:
-            self._context.forget(self.server_hostname, self._offered)  # it may be the session's fault
+            self.forget_session()
             self.failure = handshake_failure(error)
             raise self.failure from error
         self.established = True
@@ -388,10 +392,19 @@ class TlsSession:
         return b"".join(parts)
 
     def outgoing(self) -> bytes:
-        """Return the ciphertext waiting to be sent, b"" if there is none."""
+        """Return the ciphertext waiting to be sent, b"" if there is none.
+
+        A peer that keeps asking for replies, and need not take them, would fill the owner's buffers:
+        after ``MAX_REPLY_BYTES`` of them the connection has failed.
+        """
         if not self._outgoing.pending:
             return b""
-        return self._outgoing_read()
+        out = self._outgoing_read()
+        if self.established and self.failure is None:
+            self._replied += len(out)
+            if self._replied > MAX_REPLY_BYTES:
+                self.failure = ConnectionLost("TLS with the provider broke (too many requests for a reply)")
+        return out
 
     # --- Closing --------------------------------------------------------------------------------
 
@@ -406,6 +419,14 @@ class TlsSession:
         self._saves_left -= 1
         if self._context.keep(self.server_hostname, self._ssl, self._offered):
             self._saves_left = 0
+
+    def forget_session(self) -> None:
+        """Offer the session that this connection offered to no other: it came to nothing.
+
+        It may be the session's fault. Who waits for the handshake says so when the connection is lost,
+        reset or given up before it is ``established``; ``handshake()`` says so itself when it raises.
+        """
+        self._context.forget(self.server_hostname, self._offered)
 
     def shutdown(self) -> bytes:
         """Return what is left to send, with a close_notify; nothing can be written after it."""

@@ -12,7 +12,7 @@ from fastgw._core import NodeTable
 from fastgw.config import loads
 from fastgw.config.model import Config
 from fastgw.errors import ConfigError
-from fastgw.generation import Builder, Generation
+from fastgw.generation import Builder, Generation, host_for
 from fastgw.proxy.plan import NodeLink, RoutePlan
 from fastgw.shared_state import SharedState
 from fastgw.wire.resolver import Resolver
@@ -129,3 +129,38 @@ def test_only_a_whole_generation_changes_a_limit(weight: int) -> None:
     new = builder.build(limited(1, weight), old, number=2)
     (other,) = new.nodes.values()
     assert (node.max_in_flight, other.max_in_flight, other.weight) == (1, 1, weight)
+
+
+def test_a_node_with_an_ipv6_address_is_probed_by_its_whole_address() -> None:
+    text = """\
+services:
+  - name: s
+    upstream:
+      scheme: https
+      nodes: [{host: "2001:db8::1", port: 443, weight: 1}]
+      checks: {active: {type: https, http_path: /up}}
+    routes: [{name: r, uris: [/]}]
+"""
+    generation = Builder(Resolver(), SharedState().node_table()).build(loads(text), None, number=1)
+    (built,) = generation.upstreams.values()
+    assert built.prober is not None
+    (probed,) = built.prober.nodes
+    assert probed.pool.server_name == "2001:db8::1" == links(generation)[0].pool.server_name
+    assert probed.request.endswith(b"\r\nHost: [2001:db8::1]\r\n\r\n")
+
+
+def test_an_ipv6_address_written_for_host_stands_in_brackets() -> None:
+    text = """\
+services:
+  - name: s
+    upstream:
+      scheme: https
+      pass_host: rewrite
+      upstream_host: "2001:db8::1"
+      nodes: [{host: a.example, port: 443, weight: 1}]
+    routes: [{name: r, uris: [/]}]
+"""
+    generation = Builder(Resolver(), SharedState().node_table()).build(loads(text), None, number=1)
+    (built,) = generation.upstreams.values()
+    assert links(generation)[0].pool.server_name == "2001:db8::1"
+    assert host_for(built.config.nodes[0], built.config) == b"[2001:db8::1]"

@@ -16,8 +16,17 @@ import pytest
 import trustme
 import uvloop
 
-from fastgw.errors import ConnectFailed, ConnectionLost, ConnectTimeout, ResolveFailed, Retryable, TlsFailed
+from fastgw.errors import (
+    ConnectFailed,
+    ConnectionLost,
+    ConnectTimeout,
+    NodeError,
+    ResolveFailed,
+    Retryable,
+    TlsFailed,
+)
 from fastgw.wire.dialer import AddressFailed, dial
+from fastgw.wire.pool import Pool
 from fastgw.wire.resolver import Address, Resolver
 from fastgw.wire.tls import HandshakeFailed, TlsContext, TlsSession
 
@@ -489,5 +498,78 @@ def test_a_handshake_that_hangs_leaves_time_for_the_next_address(
                 )
                 assert address.port == good[1]
                 transport.abort()
+
+    run(main())
+
+
+@pytest.mark.parametrize("answer", [{"answer": ALERT}, {}, {"resets": True}], ids=["alert", "hangs", "reset"])
+def test_a_pool_begins_the_handshake_anew_with_every_address(
+    run: Run, authority: trustme.CA, trusting: TlsContext, answer: dict[str, Any]
+) -> None:
+    async def main() -> None:
+        async with serving(**answer) as bad, serving(certified(authority.issue_cert(NAME))) as good:
+            pool = Pool(Fixed(bad, good), NAME, 443, tls=trusting)
+            connection = await pool.open(6.0)
+            assert pool.place_of[connection].port == good[1]
+            assert connection.tls is not None and connection.tls.established
+            connection.abort()
+
+    run(main())
+
+
+@pytest.mark.parametrize("fault", ["alert", "closed", "reset", "untrusted", "refused"])
+def test_a_dial_that_fails_dies_by_its_last_reference(
+    run: Run, authority: trustme.CA, trusting: TlsContext, fault: str
+) -> None:
+    """The failure, the frames it passed and the connection that keeps it are no cycle."""
+    answers: dict[str, dict[str, Any]] = {
+        "alert": {"answer": ALERT},
+        "closed": {"answer": b""},
+        "reset": {"resets": True},
+        "untrusted": {"context": certified(trustme.CA().issue_cert(NAME))},
+        "refused": {},
+    }
+
+    def left() -> set[int]:
+        return {id(item) for item in gc.get_objects() if isinstance(item, TlsSession | NodeError)}
+
+    async def main() -> None:
+        known = left()
+        gc.disable()
+        async with (
+            serving(**answers[fault]) as bad,
+            serving(certified(authority.issue_cert(NAME))) as good,
+        ):
+            first = refused() if fault == "refused" else bad
+            for places in ((first,), (first, first), (first, good)):
+                pool = Pool(Fixed(*places), NAME, 443, tls=trusting)
+                with contextlib.suppress(ConnectFailed):
+                    (await pool.open(LIMIT_S)).abort()
+            for _ in range(10):  # what was aborted is told so
+                await asyncio.sleep(0.001)
+            assert left() <= known
+
+    try:
+        run(main())
+    finally:
+        gc.enable()
+
+
+@pytest.mark.parametrize("answer", [{}, {"answer": b""}], ids=["hangs", "closes"])
+def test_a_session_that_a_node_chokes_on_is_not_offered_again(
+    run: Run, ca_file: str, answer: dict[str, Any]
+) -> None:
+    forgotten = []
+
+    class Noting(TlsContext):
+        def forget(self, name: str, offered: Any) -> None:
+            forgotten.append(name)
+
+    async def main() -> None:
+        trusting = Noting(ca_file)
+        async with serving(**answer) as bad:
+            with pytest.raises(ConnectFailed):
+                await Pool(Fixed(bad), NAME, 443, tls=trusting).open(0.3)
+        assert forgotten == [NAME]
 
     run(main())

@@ -253,6 +253,15 @@ def test_a_connection_with_half_a_request_on_it_is_cut_off(pool: Pool) -> None:
     assert bench.transport.calls == ["abort"] and not pool.idle and not pool.busy
 
 
+def test_a_node_that_ends_and_takes_no_more_of_the_request_is_cut_off(pool: Pool) -> None:
+    bench = Bench(pool, start=False)
+    bench.connection.start(bench.exchange, GET, [b"x" * 100_000], False)
+    bench.transport.unsent = 1  # and that is how it stays
+    assert bench.connection.eof_received() is False
+    assert bench.exchange.events == ["lost"]
+    assert bench.transport.calls == ["abort"] and not pool.busy
+
+
 def test_a_connection_whose_request_still_comes_is_cut_off(pool: Pool) -> None:
     bench = Bench(pool)
     bench.connection.request_complete = False
@@ -520,6 +529,15 @@ def test_only_a_goodbye_ends_an_answer_over_tls(
         assert bench.exchange.body == b"hello"
         assert bench.exchange.events == (["complete"] if says_goodbye else ["lost"])
         assert not pool.busy and not pool.idle
+
+
+def test_a_goodbye_instead_of_taking_the_request_cuts_the_connection_off(tls_bench: TlsBench) -> None:
+    tls_bench.shake_hands()
+    tls_bench.start()
+    tls_bench.transport.unsent = 1
+    tls_bench.connection.data_received(tls_bench.node.cipher(close=True))
+    assert tls_bench.exchange.events == ["lost"]
+    assert tls_bench.transport.calls == ["abort"] and not tls_bench.pool.busy
 
 
 def test_a_goodbye_behind_an_answer_ends_the_connection(tls_bench: TlsBench) -> None:

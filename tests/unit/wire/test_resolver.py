@@ -11,7 +11,9 @@ import pytest
 from fastgw.errors import ConfigError, ResolveFailed
 from fastgw.wire.resolver import (
     ABANDON_S,
+    MAX_ADDRESSES,
     MAX_THREADS,
+    MAX_THREADS_OF_NAME,
     WINNER_S,
     Address,
     ConnectTo,
@@ -230,6 +232,61 @@ def test_threads_are_bounded_and_the_names_beyond_wait_their_turn() -> None:
     run(main())
 
 
+def test_a_name_that_hangs_for_good_takes_no_turn_from_the_others() -> None:
+    class Hangs(BaseException):
+        pass
+
+    hung: list[Callable[[], None]] = []
+    heals: list[bool] = []
+
+    def query(name: str) -> Iterable[tuple[int, str]]:
+        if name == "hangs" and not heals:
+            raise Hangs
+        return FIRST
+
+    def start(job: Callable[[], None]) -> None:
+        try:
+            job()
+        except Hangs:
+            hung.append(job)
+
+    async def main() -> None:
+        resolver = Resolver(query=query, start=start, max_stale_s=600)
+        await resolver.resolve("node", 443)
+        resolver.watch("hangs", 443)
+        await asyncio.sleep(ABANDON_S * MAX_THREADS * 4)
+        assert len(hung) == MAX_THREADS_OF_NAME
+        assert hosts(resolver.lookup("node", 443)) == ["192.0.2.1"]
+        assert resolver.lookup("hangs", 443) is None
+        heals.append(True)
+        for job in hung:
+            job()
+        await asyncio.sleep(0)
+        assert hosts(resolver.lookup("hangs", 443)) == ["192.0.2.1"]
+        assert "threads=0" in repr(resolver)
+        resolver.close()
+
+    run(main())
+
+
+def test_a_name_no_longer_wanted_gives_its_turn_away() -> None:
+    async def main() -> None:
+        wanted = [f"node{i}" for i in range(MAX_THREADS)]
+        names, jobs = Names(last=FIRST), list[Callable[[], None]]()
+        resolver = Resolver(query=names, start=jobs.append)
+        for name in (*wanted, "unwanted", "last"):
+            resolver.watch(name, 443)
+        resolver.retain([(name, 443) for name in (*wanted, "last")])
+        jobs.pop(0)()
+        await asyncio.sleep(0)
+        jobs.pop()()
+        await asyncio.sleep(0)
+        assert hosts(resolver.lookup("last", 443)) == ["192.0.2.1"]
+        resolver.close()
+
+    run(main())
+
+
 def test_a_process_out_of_threads_fails_the_query_and_not_the_gateway() -> None:
     async def main() -> None:
         def no_more(_job: Callable[[], None]) -> None:
@@ -341,6 +398,18 @@ def test_close_ends_waiting_callers_and_leaves_no_timer() -> None:
     run(main())
 
 
+def test_the_number_of_addresses_of_a_name_is_bounded_and_both_families_stay() -> None:
+    async def main() -> None:
+        found = [(V6, f"2001:db8::{i:x}") for i in range(1000)] + [(V4, "192.0.2.1")]
+        resolver = Resolver(query=Names(node=found), start=at_once)
+        kept = await resolver.resolve("node", 443)
+        assert len(kept) == MAX_ADDRESSES
+        assert kept[1].host == "192.0.2.1"
+        resolver.close()
+
+    run(main())
+
+
 # --- Order --------------------------------------------------------------------------------------
 
 
@@ -365,6 +434,27 @@ def test_a_winner_is_tried_first_until_it_fails_or_ten_minutes_have_passed() -> 
         assert resolver.lookup("node", 443) == (two, one, three)
         await asyncio.sleep(WINNER_S)
         assert resolver.lookup("node", 443) == (one, two, three)
+        resolver.close()
+
+    run(main())
+
+
+def test_winners_of_other_names_are_not_searched() -> None:
+    class Unsearched(dict[Address, Any]):
+        def items(self) -> Any:
+            raise AssertionError("every sweep would look at all of them")
+
+        keys = values = __iter__ = __reversed__ = items
+
+    async def main() -> None:
+        resolver = Resolver(query=Names(node=[(V4, "192.0.2.1"), (V4, "192.0.2.2")]), start=at_once)
+        one, two = await resolver.resolve("node", 443)
+        resolver._winners = Unsearched()
+        for i in range(5):
+            resolver.remember(Address(V4, f"198.51.100.{i}", 443))
+        assert resolver.lookup("node", 443) == (one, two)
+        resolver.remember(two)
+        assert resolver.lookup("node", 443) == (two, one)
         resolver.close()
 
     run(main())
@@ -408,6 +498,10 @@ def test_remembered_winners_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None
         "::ffff:10.0.0.1",
         "64:ff9b::7f00:1",
         "2002:7f00:1::",
+        "::7f00:1",
+        "::ffff:0:7f00:1",
+        "64:ff9b:1::7f00:1",
+        "fec0::1",
         "not an address",
     ],
 )
@@ -514,6 +608,11 @@ def test_connect_to_leads_a_public_provider_inside_only_by_another_name() -> Non
         resolver.close()
 
     run(main())
+
+
+def test_a_link_local_address_keeps_its_zone() -> None:
+    index = socket.if_nametoindex("lo")
+    assert system_query("fe80::1%lo") == [(V6, f"fe80::1%{index}")]
 
 
 def test_the_system_is_asked_for_numeric_addresses() -> None:

@@ -1,8 +1,11 @@
 """TLS between two pairs of buffers: no sockets, a clock that stands still."""
 
+import ctypes
 import datetime
 import ssl
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import trustme
@@ -10,7 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from fastgw.errors import ConfigError, ConnectionLost, TlsFailed
-from fastgw.wire.tls import REFRESH_S, REVERIFY_S, HandshakeFailed, TlsContext, TlsSession
+from fastgw.wire.tls import MAX_REPLY_BYTES, REFRESH_S, REVERIFY_S, HandshakeFailed, TlsContext, TlsSession
 
 NAME = "api.openai.com"
 VERSIONS = [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3]
@@ -335,6 +338,18 @@ def test_a_failed_handshake_forgets_the_session_it_offered(
     assert not established(trusting, serving)[1].end.session_reused
 
 
+def test_a_session_whose_handshake_came_to_nothing_is_forgotten(
+    trusting: TlsContext, serving: ssl.SSLContext
+) -> None:
+    answered(trusting, serving)[0].save_session()
+    lost = trusting.new_session(NAME)
+    lost.start()
+    lost.forget_session()
+    answered(trusting, serving)[0].save_session()
+    lost.forget_session()  # the newer one is not the one it offered
+    assert established(trusting, serving)[1].end.session_reused
+
+
 def test_the_number_of_saved_sessions_is_bounded(
     trusting: TlsContext, authority: trustme.CA, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -450,3 +465,35 @@ def test_shutdown_tells_the_server_so(trusting: TlsContext, serving: ssl.SSLCont
     server.incoming.write_eof()
     assert server.end.read(10) == b"bye"
     assert server.end.read(10) == b""  # close_notify; a cut would raise
+
+
+def asker(server: Server, version: ssl.TLSVersion) -> Callable[[], None]:
+    """What makes the server's OpenSSL ask for a reply: Python has no word for it."""
+    maps = Path("/proc/self/maps").read_text().splitlines()
+    path = next((line.split()[-1] for line in maps if "libssl" in line), None)
+    if path is None:
+        pytest.skip("OpenSSL is not a library of its own here")
+    library = ctypes.CDLL(path)
+    bare: Any = server.end._sslobj  # type: ignore[attr-defined]
+    # A Python object's head, the socket, and OpenSSL's own.
+    end = ctypes.c_void_p(ctypes.c_void_p.from_address(id(bare) + object.__basicsize__ + 8).value)
+    if version is ssl.TLSVersion.TLSv1_3:
+        return lambda: library.SSL_key_update(end, 1)
+    return lambda: library.SSL_renegotiate(end)
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_a_server_that_asks_for_replies_without_end_is_left(
+    trusting: TlsContext, authority: trustme.CA, version: ssl.TLSVersion
+) -> None:
+    session, server = established(trusting, server_context(authority.issue_cert(NAME), version))
+    ask = asker(server, version)
+    replied = 0
+    while session.failure is None and replied < MAX_REPLY_BYTES * 2:
+        ask()
+        session.feed(server.handshake(b""))
+        assert session.read() == b""
+        replied += len(session.outgoing())
+    with pytest.raises(ConnectionLost, match="too many requests for a reply"):
+        session.read()
+    assert MAX_REPLY_BYTES // 2 < replied < MAX_REPLY_BYTES * 2
