@@ -5,7 +5,17 @@ import sys
 from pathlib import Path
 
 import pytest
-from source_graph import PACKAGE, ROOT, Imported, built_from, cython_imports, imports, source_files
+from Cython.Build.Dependencies import create_dependency_tree
+from source_graph import (
+    PACKAGE,
+    ROOT,
+    Imported,
+    built_from,
+    compiled_sources,
+    cython_imports,
+    imports,
+    source_files,
+)
 
 LAYERS = [  # top to bottom; names on one line never import each other
     {"__main__"},
@@ -136,6 +146,17 @@ def testpython_imports_of_cython_files_are_read(tmp_path: Path) -> None:
         Imported("time", is_c=False),
         Imported("fastgw.errors.ProtocolError", is_c=False),
     }
+
+
+def test_the_build_knows_what_a_compiled_module_is_built_from() -> None:
+    """`from package cimport module` compiles, but Cython does not see that the module's .pxd matters.
+
+    Then a change of that builds nothing anew. `cimport package.module as module` is seen.
+    """
+    known = create_dependency_tree()
+    for source in compiled_sources():
+        seen = {Path(path).resolve() for path in known.all_dependencies(str(source))}
+        assert built_from(source) <= seen, source
 
 
 def test_a_compiled_module_depends_on_what_it_cimports() -> None:

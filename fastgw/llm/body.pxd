@@ -2,7 +2,7 @@
 
 cimport cython
 
-from . cimport byte_search
+cimport fastgw.llm.byte_search as byte_search
 
 cdef Py_ssize_t _MAX_DEPTH
 cdef int _NONE, _MODEL, _STREAM, _STREAM_OPTIONS, _ERROR, _CHOICES, _OUTPUT, _OBJECT, _MESSAGES, _TOOLS

@@ -2,7 +2,8 @@
 
 cimport cython
 
-from . cimport body, byte_search
+cimport fastgw.llm.body as body
+cimport fastgw.llm.byte_search as byte_search
 
 cdef Py_ssize_t _MAX_DIGITS, _MAX_BYTES
 cdef int _NONE, _PROMPT, _COMPLETION, _CACHED
