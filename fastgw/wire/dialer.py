@@ -180,11 +180,7 @@ async def _establish(opening: _Opening, protocol_factory: Callable[[], AnyProtoc
         if opening.early:
             owner.data_received(b"".join(opening.early))
         if protocol.tls is not None:
-            try:
-                await protocol.wait_established()
-            finally:
-                if not protocol.tls.established:
-                    protocol.tls.forget_session()
+            await protocol.wait_established()
     except (ConnectFailed, TimeoutError):
         transport.abort()
         raise

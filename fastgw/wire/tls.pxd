@@ -55,5 +55,4 @@ cdef class TlsSession:
     cdef bytes _encrypt_long(self, object data)
     # Closing
     cpdef object save_session(self)
-    cpdef object forget_session(self)
     cpdef bytes shutdown(self)

@@ -254,7 +254,7 @@ class TlsSession:
                     if not self._refill():
                         return False
         except (ssl.SSLError, ValueError, OSError) as error:
-            self.forget_session()
+            self._context.forget(self.server_hostname, self._offered)  # it may be the session's fault
             self.failure = handshake_failure(error)
             raise self.failure from error
         self.established = True
@@ -419,14 +419,6 @@ class TlsSession:
         self._saves_left -= 1
         if self._context.keep(self.server_hostname, self._ssl, self._offered):
             self._saves_left = 0
-
-    def forget_session(self) -> None:
-        """Offer the session that this connection offered to no other: it came to nothing.
-
-        It may be the session's fault. Who waits for the handshake says so when the connection is lost,
-        reset or given up before it is ``established``; ``handshake()`` says so itself when it raises.
-        """
-        self._context.forget(self.server_hostname, self._offered)
 
     def shutdown(self) -> bytes:
         """Return what is left to send, with a close_notify; nothing can be written after it."""

@@ -553,23 +553,3 @@ def test_a_dial_that_fails_dies_by_its_last_reference(
         run(main())
     finally:
         gc.enable()
-
-
-@pytest.mark.parametrize("answer", [{}, {"answer": b""}], ids=["hangs", "closes"])
-def test_a_session_that_a_node_chokes_on_is_not_offered_again(
-    run: Run, ca_file: str, answer: dict[str, Any]
-) -> None:
-    forgotten = []
-
-    class Noting(TlsContext):
-        def forget(self, name: str, offered: Any) -> None:
-            forgotten.append(name)
-
-    async def main() -> None:
-        trusting = Noting(ca_file)
-        async with serving(**answer) as bad:
-            with pytest.raises(ConnectFailed):
-                await Pool(Fixed(bad), NAME, 443, tls=trusting).open(0.3)
-        assert forgotten == [NAME]
-
-    run(main())

@@ -338,18 +338,6 @@ def test_a_failed_handshake_forgets_the_session_it_offered(
     assert not established(trusting, serving)[1].end.session_reused
 
 
-def test_a_session_whose_handshake_came_to_nothing_is_forgotten(
-    trusting: TlsContext, serving: ssl.SSLContext
-) -> None:
-    answered(trusting, serving)[0].save_session()
-    lost = trusting.new_session(NAME)
-    lost.start()
-    lost.forget_session()
-    answered(trusting, serving)[0].save_session()
-    lost.forget_session()  # the newer one is not the one it offered
-    assert established(trusting, serving)[1].end.session_reused
-
-
 def test_the_number_of_saved_sessions_is_bounded(
     trusting: TlsContext, authority: trustme.CA, monkeypatch: pytest.MonkeyPatch
 ) -> None:
