@@ -8,6 +8,7 @@ cdef class TlsContext:
     cdef object _context
     cdef object _clock
     cdef dict _sessions
+    cdef dict _copied_at
 
     cpdef TlsSession new_session(self, str server_hostname)
 

@@ -22,7 +22,10 @@ ALPN = ("http/1.1",)
 MAX_REPLY_BYTES = 64 * 1024  # to key updates and requests to renegotiate, over a connection's life
 
 REVERIFY_S = 3600.0  # a resumed handshake shows no certificate: look at one at least this often
-REFRESH_S = 60.0  # copying a session out of OpenSSL costs as much as half a handshake
+# Copying a session out of OpenSSL costs as much as half a handshake, and CPython before 3.12.8 and 3.13.1
+# never frees a copy (gh-116810), 6 KB each: not more often, whatever a server does.
+REFRESH_S = 600.0
+COPY_S = 60.0  # of a name whose session was refused, or never came
 MAX_SESSIONS = 1024  # host names
 
 # Where distributions keep their bundle, for an OpenSSL that was built for another one.
@@ -118,6 +121,7 @@ class TlsContext:
         self._clock = clock
         # name -> (SSLSession, when saved, when a certificate was last verified for it)
         self._sessions: dict[str, tuple[ssl.SSLSession, float, float]] = {}
+        self._copied_at: dict[str, float] = {}  # when a session of a name was last copied
 
     def new_session(self, server_hostname: str) -> "TlsSession":
         """Return the TLS state of a new connection to this name, offering to resume the last one.
@@ -147,12 +151,17 @@ class TlsContext:
     def keep(
         self, name: str, end: ssl.SSLObject, offered: tuple[ssl.SSLSession, float, float] | None
     ) -> bool:
-        """Keep the session of an established connection; False if it has none to resume (yet)."""
+        """Keep the session of an established connection, now and then; False if it has none to resume."""
         now = self._clock()
         saved = self._sessions.get(name)
         refused = saved is not None and saved is offered and not end.session_reused
-        if saved is not None and not refused and now - saved[1] < REFRESH_S:
+        age = now - self._copied_at.pop(name, float("-inf"))
+        if age < COPY_S or (saved is not None and not refused and age < REFRESH_S):
+            self._copied_at[name] = now - age
             return True
+        self._copied_at[name] = now
+        if len(self._copied_at) > MAX_SESSIONS:
+            del self._copied_at[next(iter(self._copied_at))]
         session = end.session
         # TLS 1.3 has a session object before any ticket came; it cannot be resumed.
         if session is None or not (session.has_ticket or (session.id and end.version() == "TLSv1.2")):

@@ -13,7 +13,15 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from fastgw.errors import ConfigError, ConnectionLost, TlsFailed
-from fastgw.wire.tls import MAX_REPLY_BYTES, REFRESH_S, REVERIFY_S, HandshakeFailed, TlsContext, TlsSession
+from fastgw.wire.tls import (
+    COPY_S,
+    MAX_REPLY_BYTES,
+    REFRESH_S,
+    REVERIFY_S,
+    HandshakeFailed,
+    TlsContext,
+    TlsSession,
+)
 
 NAME = "api.openai.com"
 VERSIONS = [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3]
@@ -302,15 +310,43 @@ def test_a_server_without_tickets_is_served_all_the_same(trusting: TlsContext, a
 
 
 def test_a_session_that_the_server_no_longer_knows_is_replaced(
-    trusting: TlsContext, authority: trustme.CA
+    trusting: TlsContext, authority: trustme.CA, clock: Clock
 ) -> None:
     issued = authority.issue_cert(NAME)
     answered(trusting, server_context(issued))[0].save_session()
     restarted = server_context(issued)  # other ticket keys
-    session, server = answered(trusting, restarted)
-    assert not server.end.session_reused
-    session.save_session()
+    for wait_s in (1.0, COPY_S):  # the first one is too soon for another copy
+        clock.now += wait_s
+        session, server = answered(trusting, restarted)
+        assert not server.end.session_reused
+        session.save_session()
     assert established(trusting, restarted)[1].end.session_reused
+
+
+class WithoutTicket:
+    """OpenSSL's end of a connection whose server gives nothing to resume."""
+
+    session_reused = has_ticket = False
+    id = b""
+
+    def __init__(self) -> None:
+        self.copies = 0
+
+    @property
+    def session(self) -> "WithoutTicket":
+        self.copies += 1
+        return self
+
+
+def test_a_server_that_resumes_nothing_costs_one_copy_of_a_session_a_minute(
+    trusting: TlsContext, clock: Clock
+) -> None:
+    """CPython may never free it."""
+    end = WithoutTicket()
+    for _ in range(600):
+        trusting.keep(NAME, end, None)  # type: ignore[arg-type]
+        clock.now += 1.0
+    assert end.copies == 600 / COPY_S
 
 
 def test_a_certificate_is_looked_at_again_after_a_while_however_often_resumed(
